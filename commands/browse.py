@@ -1,0 +1,123 @@
+"""`darkroom list`, `show` and `check`: they only read, and do not start Prefect."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from commands import meter
+from darkroom import check
+from darkroom.catalog import Row, images
+from darkroom.settings import Settings
+from darkroom.systems import open_systems
+
+_COLUMNS = ("id", "name", "status", "type", "encrypted", "virtual_size", "stored_size", "new_size", "created_at")
+_FINDINGS = 1
+
+
+def add_commands(commands: Any) -> None:
+    """Add the parsers of this module."""
+    parser = commands.add_parser("list", help="list the images of the project")
+    parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.set_defaults(run=list_)
+    parser = commands.add_parser("show", help="show an image")
+    parser.add_argument("image", help="an id, an unambiguous prefix of one, or a name")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=show)
+    parser = commands.add_parser("check", help="read back and verify all that an image stands on")
+    parser.add_argument("image", nargs="?", default="", help="an id, a prefix of one, or a name; by default all images")
+    parser.add_argument("--json", action="store_true", help="print a JSON array")
+    parser.set_defaults(run=check_)
+
+
+def list_(options: argparse.Namespace) -> int:
+    """Print a table, or JSON, of all images, newest first."""
+    with open_systems(Settings()) as systems:
+        rows = [public(row) for row in images.listed(systems.catalog)]
+    if options.json:
+        print(json.dumps(rows))
+    else:
+        print_table([{name: row[name] for name in _COLUMNS} for row in rows], _COLUMNS)
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print all that is known of one image."""
+    with open_systems(Settings()) as systems:
+        row = images.find(systems.catalog, options.image)
+        detail = images.detail(systems.catalog, row["id"])
+    disks = [
+        {key: value.hex() if isinstance(value, bytes) else value for key, value in disk.items() if key != "image_id"}
+        for disk in detail["disks"]
+    ]
+    shown = {**public({**row, "tags": detail["tags"]}), "disks": disks, "packs": detail["packs"]}
+    if options.json:
+        print(json.dumps(shown))
+        return 0
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        text = meter.size(value) if name.endswith("_size") else _text(value)
+        print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def check_(options: argparse.Namespace) -> int:
+    """Verify one image or all; exit code 1 with findings."""
+    with open_systems(Settings()) as systems, meter.Meter() as shown:
+        results = []
+        for row in check.checkable(systems, options.image):
+            name = row["name"]
+            results.append(check.check_image(systems, row, lambda done, all_: shown.update(name, done, all_)))
+    damaged = [result for result in results if result["findings"]]
+    if options.json:
+        print(json.dumps(results))
+        return _FINDINGS if damaged else 0
+    for result in results:
+        verdict = f"{len(result['findings'])} findings" if result["findings"] else "well"
+        print(f"{result['image']}  {result['name']}: {result['chunks']} chunks, {verdict}")
+        for finding in result["findings"]:
+            print(f"  {finding['message']}", file=sys.stderr)
+    return _FINDINGS if damaged else 0
+
+
+def public(row: Row) -> dict[str, Any]:
+    """An image's row as JSON for people and scripts: no keys, no internals."""
+    names = ("name", "status", "type", "description", "source", "source_format")
+    sizes = ("virtual_size", "allocated_size", "stored_size", "new_size")
+    return {
+        "id": str(row["id"]),
+        **{name: row[name] for name in names},
+        "encrypted": row["key_name"] is not None,
+        "key": row["key_name"],
+        **{name: row[name] for name in sizes},
+        "content_digest": row["content_digest"].hex() if row["content_digest"] else None,
+        "properties": row["properties"],
+        "tags": row["tags"],
+        "failure": row["failure"],
+        **{name: row[name].isoformat() if row[name] else None for name in ("created_at", "updated_at", "active_at")},
+    }
+
+
+def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Print aligned columns under a header; sizes for people, the rest as text."""
+    cells = [[_cell(name, row[name]) for name in columns] for row in rows]
+    header = [name.removesuffix("_at").replace("_", " ").upper() for name in columns]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    for line in [header, *cells]:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(name: str, value: Any) -> str:
+    if name.endswith("_size"):
+        return meter.size(value)
+    if name.endswith("_at"):
+        return str(value)[:19].replace("T", " ")
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return "-" if value is None else str(value)

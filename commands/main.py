@@ -1,0 +1,42 @@
+"""`darkroom`: the parser, and how errors become exit codes.
+
+Exit codes: 0 done, 1 findings or any other error, 2 usage, 3 refused input, 4 not found, 5 conflict, 6 a system it
+needs is down, 130 interrupted.
+"""
+
+import argparse
+import sys
+
+from commands import browse, keys, services, transfer
+from darkroom.errors import DarkroomError
+
+_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except DarkroomError as error:
+        print(f"darkroom: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("darkroom: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output, such as `head`, has gone
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="darkroom", description="Private machine images.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (transfer, browse, keys, services):
+        module.add_commands(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Progress on a terminal: bytes, rate, time left."""
+
+import sys
+import time
+from types import TracebackType
+
+_INTERVAL = 0.2
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(number: float | None) -> str:
+    """A number of bytes for people: three digits and a binary unit."""
+    if number is None:
+        return "-"
+    value, unit = float(number), 0
+    while value >= 1000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.0f} B" if unit == 0 else f"{value:.3g} {_UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 9s, 4m05s, 2h03m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Meter:
+    """One line on standard error, rewritten as work goes on; silent where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._step = ""
+        self._started = 0.0
+        self._base = 0
+        self._drawn = 0.0
+
+    def update(self, step: str, done: int, total: int) -> None:
+        """Show `done` of `total` bytes of a step; a new step starts a new rate."""
+        now = time.monotonic()
+        if step != self._step:
+            self._step, self._started, self._base, self._drawn = step, now, done, 0.0
+        if not self._shown or (now - self._drawn < _INTERVAL and done < total):
+            return
+        self._drawn = now
+        rate = (done - self._base) / max(now - self._started, 1e-3)
+        left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
+        share = f"{100 * done // total:3d} %" if total else ""
+        print(f"\r\x1b[K{step} {share} {size(done)} of {size(total)}, {size(rate)}/s{left}", end="", file=sys.stderr)
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._shown and self._drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

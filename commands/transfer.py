@@ -1,0 +1,101 @@
+"""`darkroom import` and `darkroom export`: each runs its flow in this process."""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+from commands import meter
+from darkroom import exporting, prefect_server
+from darkroom.catalog import images
+from darkroom.settings import Settings
+from darkroom.systems import open_systems
+
+Commands = Any  # argparse has no public name for what add_subparsers returns
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the parsers of this module."""
+    parser = commands.add_parser("import", help="import a disk image file")
+    parser.add_argument("source", help="a path, s3://bucket/key, http(s)://…, or nbd://…")
+    parser.add_argument("--name", required=True, help="the image's name, unique in the project")
+    parser.add_argument("--key", default="", help="encrypt under this key-encryption key")
+    parser.add_argument("--type", choices=("system", "data"), default="system")
+    parser.add_argument("--format", default="", help="what the file must be; by default its name tells, or its header")
+    parser.add_argument("--digest", default="", metavar="ALGORITHM:HEX", help="the publisher's digest of the file")
+    parser.add_argument("--min-disk", type=int, default=0, metavar="GIB")
+    parser.add_argument("--min-ram", type=int, default=0, metavar="MIB")
+    parser.add_argument("--max-ram", type=int, default=0, metavar="MIB")
+    parser.add_argument("--os-type", choices=("Linux", "Windows", "Other"), default="Other")
+    parser.add_argument("--os-version", default="")
+    parser.add_argument("--description", default="")
+    parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", dest="tags")
+    parser.add_argument("--quick", action="store_true", help="do not read back what was stored")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=import_)
+
+    parser = commands.add_parser("export", help="write an image to a file, with its SHA-256 beside it")
+    parser.add_argument("image", help="an id, an unambiguous prefix of one, or a name")
+    parser.add_argument("target", help="a path or s3://bucket/key, which must not exist")
+    parser.add_argument("--format", choices=exporting.FORMATS, default="qcow2")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=export)
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Import a file; print the image's id last."""
+    settings = Settings()
+    source = options.source if "://" in options.source else os.path.abspath(options.source)
+    names = ("name", "key", "type", "format", "digest", "min_disk", "min_ram", "max_ram", "os_type", "os_version")
+    fields = {name: getattr(options, name) for name in (*names, "description", "quick")}
+    request = {"source": source, **fields, "tags": _tags(options.tags), "project": settings.project}
+    result = _run_flow("import_image", "ImportImage", request, settings)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(_summary(result), file=sys.stderr)
+        print(result["image"])
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Export an image to a file or an object."""
+    settings = Settings()
+    with open_systems(settings) as systems:
+        image = images.find(systems.catalog, options.image)["id"]
+    target = options.target if "://" in options.target else os.path.abspath(options.target)
+    request = {"image": str(image), "target": target, "format": options.format, "project": settings.project}
+    result = _run_flow("export_image", "ExportImage", request, settings)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(f"{result['target']}: {meter.size(result['size'])}, sha256 {result['sha256']}", file=sys.stderr)
+        print(result["target"])
+    return 0
+
+
+def _run_flow(name: str, model: str, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Run a flow here, its run recorded by the Prefect server of the user, or else by the embedded one."""
+    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.ensure(settings.home / "prefect")
+    os.environ.update(prefect_server.client_environment(api_url))
+    import importlib  # noqa: PLC0415 - Prefect takes seconds to import, and must find its settings made
+
+    flow = getattr(importlib.import_module(f"flows.{name}"), name)
+    parameters = getattr(importlib.import_module("flows.parameters"), model)
+    progress = importlib.import_module("tasks.progress")
+    with meter.Meter() as shown:
+        progress.listen(shown.update)
+        result: dict[str, Any] = flow(parameters(**request))
+    return result
+
+
+def _tags(pairs: list[str]) -> dict[str, str]:
+    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def _summary(result: dict[str, Any]) -> str:
+    sizes = (f"{name} {meter.size(result[f'{name}_size'])}" for name in ("virtual", "allocated", "stored", "new"))
+    return f"{result['name']}: {', '.join(sizes)}"
+
+

@@ -1,0 +1,168 @@
+"""The catalog: Postgres tables that are the truth about images, and the lock for all that is shared.
+
+A `Catalog` acts as one project, under its role, or as the operator. The modules beside this one hold plain
+functions, one transaction each: `images` (rows and status), `uploads` (leases, dedup, packs, resume).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from psycopg import conninfo, sql
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from darkroom.errors import DarkroomError, MissingError, UnavailableError
+
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
+DEFAULT_PROJECT = "default"
+_SCHEMA = "darkroom"
+_MIGRATION_LOCK = 0x64726B72  # "drkr"
+_CONNECT_TIMEOUT = 5
+_POOL_TIMEOUT = 10.0
+_POOL_SIZE = 8
+
+
+class CatalogUnavailableError(UnavailableError):
+    """The catalog does not answer, or went away in the middle; what was committed stays."""
+
+    code = "catalog-unavailable"
+    what = "the catalog does not answer"
+
+
+class CatalogRefusedError(DarkroomError):
+    """The catalog answers, but not to us: wrong password, no such database, too few rights."""
+
+    code = "catalog-refused"
+    what = "the catalog refuses the connection"
+    default_remedy = "check DARKROOM_CATALOG_URL"
+    exit_code = 6
+
+
+class ProjectMissingError(MissingError):
+    """There is no such project."""
+
+    code = "project-not-found"
+    what = "there is no such project"
+
+
+class Catalog:
+    """Connections to the catalog under one role; a context manager."""
+
+    def __init__(self, dsn: str, project: str | None) -> None:
+        """Open as `project`, or as the operator if None; migrates the schema if it is behind.
+
+        `dsn` names an account that owns the schema, or may create it. Raises CatalogUnavailableError,
+        CatalogRefusedError, ProjectMissingError.
+        """
+        self.project = project
+        self.where = _where(dsn)
+        role = _prepare(dsn, project)
+        options = f"-c search_path={_SCHEMA}" + (f" -c role={role}" if role else "")
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            dsn,
+            connection_class=psycopg.Connection[Row],
+            kwargs={"row_factory": dict_row, "options": options, "connect_timeout": _CONNECT_TIMEOUT},
+            check=ConnectionPool.check_connection,
+            min_size=0,
+            max_size=_POOL_SIZE,
+            timeout=_POOL_TIMEOUT,
+            open=True,
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction that commits at the end of the block; raises CatalogUnavailableError."""
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+            raise CatalogUnavailableError(self.where, "", str(error).strip()) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    def __enter__(self) -> "Catalog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def create_project(connection: Connection, name: str) -> str:
+    """Create a project with its role, unless it exists; return the role's name. For the operator."""
+    project = uuid4()
+    connection.execute(
+        "INSERT INTO projects (id, name, role_name) VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING",
+        (project, name, f"darkroom_project_{project.hex}"),
+    )
+    role = _role_of(connection, name)
+    assert role
+    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
+        names = (sql.Identifier(role), sql.Identifier(_SCHEMA + "_project"))
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN IN ROLE {}").format(*names))
+        connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)))
+    return role
+
+
+def _prepare(dsn: str, project: str | None) -> str | None:
+    """Bring the schema up to date and return the role that acts for the project."""
+    try:
+        with psycopg.connect(
+            dsn, row_factory=dict_row, connect_timeout=_CONNECT_TIMEOUT, options=f"-c search_path={_SCHEMA}"
+        ) as connection:
+            _migrate(connection)
+            if project is None:
+                return None
+            role = _role_of(connection, project)
+            if role is None and project == DEFAULT_PROJECT:
+                role = create_project(connection, project)
+    except psycopg.OperationalError as error:
+        message = str(error).strip().splitlines()[-1]
+        # A server that is down, starting or full answers later; one that knows us not never does.
+        refused = any(word in message for word in ("authentication", "does not exist", "password"))
+        kind = CatalogRefusedError if refused else CatalogUnavailableError
+        raise kind(_where(dsn), "", message) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise CatalogRefusedError(_where(dsn), "an account that may create roles", str(error)) from error
+    if role is None:
+        raise ProjectMissingError(project)
+    return role
+
+
+def _role_of(connection: Connection, project: str) -> str | None:
+    row = connection.execute("SELECT role_name FROM projects WHERE name = %s", (project,)).fetchone()
+    return row["role_name"] if row else None
+
+
+def _migrate(connection: Connection) -> None:
+    """Apply the migrations that are missing, in order, in this transaction."""
+    steps = sorted(entry.name for entry in resources.files("darkroom.schema").iterdir() if entry.name[0].isdigit())
+    if _version(connection) == len(steps):
+        return
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
+    connection.execute("CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL)")
+    done = _version(connection)
+    for number, name in enumerate(steps[done:], start=done + 1):
+        connection.execute(resources.files("darkroom.schema").joinpath(name).read_bytes())
+        connection.execute("INSERT INTO migrations VALUES (%s, %s)", (number, name))
+    connection.commit()
+
+
+def _version(connection: Connection) -> int:
+    known = connection.execute("SELECT to_regclass('migrations') AS found").fetchone()
+    if not known or known["found"] is None:
+        return 0
+    row = connection.execute("SELECT count(*) AS version FROM migrations").fetchone()
+    return int(row["version"]) if row else 0
+
+
+def _where(dsn: str) -> str:
+    parts = conninfo.conninfo_to_dict(dsn)
+    return f"{parts.get('host', 'localhost')}/{parts.get('dbname', '')}"

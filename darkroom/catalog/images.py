@@ -1,0 +1,158 @@
+"""Image rows: create, find, list, and move from one status to the next."""
+
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from darkroom import lifecycle
+from darkroom.catalog import Catalog, Connection, Row
+from darkroom.errors import ConflictError, MissingError
+
+_MINIMUM_PREFIX = 4
+
+
+class ImageMissingError(MissingError):
+    """No such image, or one that the project may not know of: the two cannot be told apart."""
+
+    code = "image-not-found"
+    what = "there is no such image"
+    default_remedy = "list the images with `darkroom list`"
+
+
+class ImageAmbiguousError(ConflictError):
+    """A prefix that fits several images."""
+
+    code = "image-ambiguous"
+    what = "several images have an id with this prefix"
+    default_remedy = "give more of the id"
+
+
+class NameTakenError(ConflictError):
+    """Another image of the project has the name."""
+
+    code = "name-taken"
+    what = "another image of the project has this name"
+    default_remedy = "choose another name, or delete that image first"
+
+
+class StatusError(ConflictError):
+    """The status of the image does not allow the operation."""
+
+    code = "status"
+    what = "the status of the image does not allow this"
+
+
+def create(connection: Connection, columns: dict[str, Any], tags: dict[str, str]) -> UUID:
+    """Insert an image in status `queued` with its tags; raises NameTakenError."""
+    names = sql.SQL(", ").join(map(sql.Identifier, columns))
+    values = [Jsonb(value) if isinstance(value, dict) else value for value in columns.values()]
+    places = sql.SQL(", ").join(sql.Placeholder() * len(columns))
+    statement = sql.SQL("INSERT INTO images ({}) VALUES ({}) RETURNING id").format(names, places)
+    try:
+        row = connection.execute(statement, values).fetchone()
+    except psycopg.errors.UniqueViolation:
+        raise NameTakenError(columns["name"]) from None
+    assert row
+    image: UUID = row["id"]
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO tags VALUES (%s, %s, %s)", [(image, k, v) for k, v in tags.items()])
+    return image
+
+
+def get(catalog: Catalog, image: str | UUID) -> Row:
+    """The image with this id, whatever its status; raises ImageMissingError."""
+    with catalog.transaction() as connection:
+        row = connection.execute("SELECT * FROM images WHERE id = %s", (str(image),)).fetchone()
+    if row is None:
+        raise ImageMissingError(str(image))
+    return row
+
+
+def find(catalog: Catalog, reference: str) -> Row:
+    """The image that `reference` names: an id, a name, or an unambiguous prefix of an id.
+
+    Killed and deleted images are found by id or prefix only. Raises ImageMissingError, ImageAmbiguousError.
+    """
+    with catalog.transaction() as connection:
+        row = _by_name(connection, reference)
+        if row:
+            return row
+        prefix = reference.lower()
+        rows = []
+        if len(prefix) >= _MINIMUM_PREFIX and set(prefix) <= set("0123456789abcdef-"):
+            query = "SELECT * FROM images WHERE id::text LIKE %s ORDER BY id LIMIT 2"
+            rows = connection.execute(query, (prefix + "%",)).fetchall()
+    if not rows:
+        raise ImageMissingError(reference)
+    if len(rows) > 1:
+        raise ImageAmbiguousError(reference, "one image", " and ".join(str(row["id"]) for row in rows))
+    return rows[0]
+
+
+def unfinished(connection: Connection, name: str) -> Row | None:
+    """The image of this name, of any status in which it holds the name; locked until the transaction ends."""
+    return _by_name(connection, name, " FOR UPDATE")
+
+
+def _by_name(connection: Connection, name: str, lock: str = "") -> Row | None:
+    query = f"SELECT * FROM images WHERE name = %s AND status NOT IN ('killed', 'deleted'){lock}"
+    return connection.execute(query.encode(), (name,)).fetchone()
+
+
+def listed(catalog: Catalog) -> list[Row]:
+    """All images of the project but deleted ones, newest first, each with its tags."""
+    query = """
+        SELECT i.*, coalesce(jsonb_object_agg(t.key, t.value) FILTER (WHERE t.key IS NOT NULL), '{}') AS tags
+        FROM images i LEFT JOIN tags t ON t.image_id = i.id
+        WHERE i.status <> 'deleted' GROUP BY i.id ORDER BY i.created_at DESC, i.id"""
+    with catalog.transaction() as connection:
+        return connection.execute(query).fetchall()
+
+
+def detail(catalog: Catalog, image: UUID) -> Row:
+    """What belongs to an image beside its row: tags, disks, number of packs, lease."""
+    with catalog.transaction() as connection:
+
+        def rows(query: str) -> list[Row]:
+            return connection.execute(query.encode(), (image,)).fetchall()
+
+        return {
+            "tags": {row["key"]: row["value"] for row in rows("SELECT * FROM tags WHERE image_id = %s")},
+            "disks": rows("SELECT * FROM disks WHERE image_id = %s ORDER BY number"),
+            "packs": rows("SELECT count(*) AS n FROM refs WHERE image_id = %s")[0]["n"],
+            "lease": next(iter(rows("SELECT holder, expires_at FROM leases WHERE image_id = %s")), None),
+        }
+
+
+def update(connection: Connection, image: UUID, **columns: Any) -> None:
+    """Set columns of an image; dicts become JSON."""
+    _set(connection, image, columns, sql.SQL("true"))
+
+
+def move(connection: Connection, image: UUID, status: str, **columns: Any) -> None:
+    """Move an image to `status` and set columns with it; raises StatusError where `lifecycle` forbids it."""
+    allowed = sql.SQL("status = ANY({})").format(sql.Literal(lifecycle.before(status)))
+    if not _set(connection, image, {"status": status, **columns}, allowed):
+        row = connection.execute("SELECT status FROM images WHERE id = %s", (image,)).fetchone()
+        expected = " or ".join(lifecycle.before(status))
+        raise StatusError(str(image), f"status {expected}", f"status {row['status']}" if row else "no image")
+
+
+def _set(connection: Connection, image: UUID, columns: dict[str, Any], condition: sql.Composable) -> bool:
+    pairs = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in columns
+    )
+    values = [Jsonb(value) if isinstance(value, dict) else value for value in columns.values()]
+    statement = sql.SQL("UPDATE images SET {}, updated_at = now() WHERE id = %s AND ({})").format(pairs, condition)
+    return connection.execute(statement, (*values, image)).rowcount == 1
+
+
+def record_event(connection: Connection, operation: str, image: UUID | None, outcome: str, reason: str = "") -> None:
+    """Append to the audit log, in the transaction of what it tells."""
+    connection.execute(
+        "INSERT INTO events (operation, image_id, outcome, reason) VALUES (%s, %s, %s, %s)",
+        (operation, image, outcome, reason[:1000]),
+    )

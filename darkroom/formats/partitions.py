@@ -1,0 +1,69 @@
+"""What a partition table shows: MBR, or GPT (UEFI specification §5), and whether there is an EFI system partition."""
+
+import struct
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from darkroom.model import Reader
+
+_MBR_ENTRY = struct.Struct("<B3sB3sII")
+_GPT = struct.Struct("<8sIIIIQQQQ16sQIII")
+_GPT_ENTRY = struct.Struct("<16s16sQQQ")
+_ESP = UUID("C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
+_MBR_ESP, _PROTECTIVE = 0xEF, 0xEE
+_MAX_ENTRIES = 256
+_SECTOR = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A primary partition: number from 1, start and size in bytes, and its type (MBR byte or GPT id)."""
+
+    number: int
+    start: int
+    size: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionTable:
+    """`scheme` is mbr, gpt or none; `esp`: there is an EFI system partition."""
+
+    scheme: str = "none"
+    esp: bool = False
+    entries: list[Partition] = field(default_factory=list)
+
+
+def partitions(disk: Reader) -> PartitionTable:
+    """The partition table of a disk, by its guest-visible bytes; junk is no table. Reads at most 65 KiB."""
+    if disk.size < 2 * _SECTOR:
+        return PartitionTable()
+    sector = disk.read(0, _SECTOR)
+    if sector[510:] != b"\x55\xaa":
+        return PartitionTable()
+    entries = []
+    for number in range(4):
+        active, _, kind, _, start, count = _MBR_ENTRY.unpack_from(sector, 446 + 16 * number)
+        if active not in (0, 0x80):
+            return PartitionTable()  # a boot sector of a file system, whose code lies there
+        if kind and count:
+            entries.append(Partition(number + 1, start * _SECTOR, count * _SECTOR, f"{kind:#04x}"))
+    kinds = {int(entry.type, 16) for entry in entries}
+    if _PROTECTIVE in kinds:
+        return _gpt(disk) or PartitionTable("mbr", entries=entries)
+    return PartitionTable("mbr" if entries else "none", _MBR_ESP in kinds, entries)
+
+
+def _gpt(disk: Reader) -> PartitionTable | None:
+    header = disk.read(_SECTOR, _SECTOR)
+    magic, _, _, _, _, _, _, _, _, _, at, count, size, _ = _GPT.unpack_from(header)
+    if magic != b"EFI PART" or size != 128 or count > _MAX_ENTRIES or (at * _SECTOR + count * size) > disk.size:
+        return None
+    table = disk.read(at * _SECTOR, count * size)
+    entries = []
+    for number in range(count):
+        kind, _, first, last, _ = _GPT_ENTRY.unpack_from(table, number * size)
+        if any(kind) and last >= first:
+            identity = str(UUID(bytes_le=kind))
+            entries.append(Partition(number + 1, first * _SECTOR, (last - first + 1) * _SECTOR, identity))
+    return PartitionTable("gpt", any(entry.type == str(_ESP) for entry in entries), entries)

@@ -1,0 +1,1 @@
+"""The network block device protocol: the joint between sources, QEMU and images in the store."""

@@ -1,0 +1,163 @@
+"""QEMU's tools, confined, always with the driver named: formats are never probed.
+
+`open_disk` gives the guest-visible bytes of a disk image file, `convert` writes one.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from darkroom import rawdisk, sandbox
+from darkroom.errors import DarkroomError, RefusedError
+from darkroom.formats import Inspection
+from darkroom.model import Reader
+from darkroom.nbd import client, server
+from darkroom.sources import Source
+
+DRIVERS = {name: name for name in ("raw", "qcow2", "qcow", "qed", "vmdk", "vhdx", "vdi")} | {"vhd": "vpc"}
+"""Our names of formats, and QEMU's."""
+
+_OUTPUT_OPTIONS = {"vhd": "subformat=dynamic,force_size=on", "vmdk": "subformat=monolithicSparse"}
+_READY = 20.0
+_POLL = 0.005
+_CONNECTIONS = 4
+
+Progress = Callable[[int, int], None]
+
+
+class SourceUnreadableError(RefusedError):
+    """QEMU's driver does not open the file, although its header passed inspection."""
+
+    code = "source-unreadable"
+    what = "the disk image cannot be opened"
+    default_remedy = "check the file with `qemu-img check`, or convert it again from its origin"
+
+
+class SizeMismatchError(RefusedError):
+    """QEMU sees a disk of another size than the header that was inspected says."""
+
+    code = "size-mismatch"
+    what = "the disk has another size than its header says"
+
+
+class ConvertError(DarkroomError):
+    """The export could not be written."""
+
+    code = "convert-failed"
+    what = "the file could not be written"
+
+
+@contextmanager
+def open_disk(source: Source, inspection: Inspection, folder: Path) -> Iterator[Reader]:
+    """The guest-visible bytes of a source; sockets are made below `folder`.
+
+    Raises SourceUnreadableError, SizeMismatchError.
+    """
+    if source.is_disk or inspection.format == "raw":
+        yield source.reader
+        return
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qemu-", dir=_short(folder))))
+        file, descriptors = _file_node(stack, source, place)
+        socket = place / "disk"
+        options = f"driver={DRIVERS[inspection.format]},{file}"
+        if inspection.format == "vhd":
+            options += ",force-size-calc=current_size"
+        arguments = ["qemu-nbd", "--read-only", "--persistent", f"--shared={_CONNECTIONS * 2}", "--image-opts"]
+        confined = sandbox.running(
+            [*arguments, "--socket", str(socket), options], write=[place], descriptors=descriptors
+        )
+        process = stack.enter_context(confined)
+        _wait_for(process, socket, source.name)
+        reader = client.connect(f"nbd+unix:///?socket={socket}", _CONNECTIONS)
+        stack.callback(reader.close)
+        if reader.size != inspection.virtual_size:
+            raise SizeMismatchError(source.name, f"{inspection.virtual_size} bytes", f"{reader.size}")
+        yield reader
+
+
+def _file_node(stack: ExitStack, source: Source, place: Path) -> tuple[str, list[int]]:
+    """QEMU's options for the bytes of the file itself, and the descriptors that they name."""
+    if source.fd is None:
+        serving = stack.enter_context(server.NbdServer(source.reader, place / "file"))
+        return f"file.driver=nbd,file.server.type=unix,file.server.path={serving.path}", []
+    local = f"driver=file,{{}}filename=/proc/self/fd/{source.fd},{{}}locking=off"
+    if source.fd_range is None:
+        return "file." + local.format("file.", "file."), [source.fd]
+    offset, size = source.fd_range
+    nested = "file." + local.format("file.file.", "file.file.")
+    return f"file.driver=raw,file.offset={offset},file.size={size},file.{nested}", [source.fd]
+
+
+def _wait_for(process: sandbox.Running, socket: Path, which: str) -> None:
+    deadline = time.monotonic() + _READY
+    while not socket.exists():
+        if process.process.poll() is not None or time.monotonic() > deadline:
+            raise SourceUnreadableError(which, "", process.words() or "no answer")
+        time.sleep(_POLL)
+
+
+def convert(reader: Reader, path: Path, format: str, *, progress: Progress) -> None:
+    """Write all of `reader` to a new file of a format; raises ConvertError, or what the reader raised.
+
+    `path` must not exist, and does not exist after a failure.
+    """
+    if format == "raw":
+        try:
+            rawdisk.write_raw(reader, path, progress)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return
+    with tempfile.TemporaryDirectory(prefix=".darkroom-", dir=path.parent) as folder:
+        # Only this folder is writable for the confined program; the file leaves it when it is whole.
+        output = Path(folder) / "output"
+        with tempfile.TemporaryDirectory(prefix="darkroom-") as sockets:
+            with server.NbdServer(reader, Path(sockets) / "disk") as serving:
+                _convert(serving, output, format, reader.size, progress)
+        output.rename(path)
+
+
+def _convert(serving: server.NbdServer, output: Path, format: str, size: int, progress: Progress) -> None:
+    source = f"driver=nbd,server.type=unix,server.path={serving.path}"
+    options = ["-o", _OUTPUT_OPTIONS[format]] if format in _OUTPUT_OPTIONS else []
+    arguments = ["qemu-img", "convert", "-p", "-m", "16", "-W", "--image-opts", "-O", DRIVERS[format], *options]
+    confined = sandbox.running(
+        [*arguments, source, str(output)],
+        read=[serving.path.parent],
+        write=[output.parent],
+        stdout=subprocess.PIPE,
+    )
+    with confined as running:
+        assert running.process.stdout
+        for share in _shares(running.process.stdout):
+            progress(int(size * share), size)
+        code = running.process.wait()
+        words = running.words()
+    for error in serving.errors:
+        raise error
+    if code:
+        raise ConvertError(str(output.parent.parent), "", words.splitlines()[-1] if words else f"exit code {code}")
+
+
+def _shares(output: IO[bytes]) -> Iterator[float]:
+    """The shares done, from lines such as `    (12.50/100%)` that qemu-img ends by carriage returns."""
+    text = b""
+    while piece := os.read(output.fileno(), 4096):
+        text = (text + piece)[-64:]
+        found = text.rpartition(b"/100%)")[0].rpartition(b"(")[2]
+        try:
+            yield float(found) / 100
+        except ValueError:
+            continue
+
+
+def _short(folder: Path) -> str | None:
+    """The folder if a socket's name below it stays within 108 bytes (unix(7)), else the system's own."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return str(folder) if len(str(folder)) < 70 else None

@@ -1,0 +1,98 @@
+"""Raw bytes in a local file or block device, as a Reader; and a Reader written to a sparse raw file."""
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from darkroom.errors import RefusedError
+from darkroom.model import Extent, MiB, Reader
+
+_PIECE = 4 * MiB
+_THREADS = 4
+
+
+class SourceChangedError(RefusedError):
+    """The source is not what it was when the operation began: it was replaced, written to, or cut short."""
+
+    code = "source-changed"
+    what = "the source changed while it was read"
+    default_remedy = "make sure that nothing writes to it, then import it again"
+
+
+class RawDisk:
+    """`size` bytes at `offset` of an open file, by pread; the descriptor stays the caller's."""
+
+    def __init__(self, fd: int, which: str, offset: int = 0, size: int | None = None) -> None:
+        self._fd, self._which, self._offset = fd, which, offset
+        self.size = os.lseek(fd, 0, os.SEEK_END) - offset if size is None else size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes; raises SourceChangedError if the file has become shorter."""
+        data = os.pread(self._fd, length, self._offset + offset)
+        if len(data) != length:
+            data = self._rest(data, offset, length)
+        return data
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        """Holes of the file system (SEEK_DATA, SEEK_HOLE) as zero extents."""
+        result: list[Extent] = []
+        at, end = offset, offset + length
+        while at < end:
+            data = min(self._seek(at, os.SEEK_DATA), end)
+            if data > at:
+                result.append(Extent(at, data - at, zero=True))
+            if data < end:
+                hole = min(self._seek(data, os.SEEK_HOLE), end)
+                result.append(Extent(data, hole - data, zero=False))
+                data = hole
+            at = data
+        return result
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _rest(self, data: bytes, offset: int, length: int) -> bytes:
+        while len(data) < length:
+            more = os.pread(self._fd, length - len(data), self._offset + offset + len(data))
+            if not more:
+                raise SourceChangedError(self._which, f"{length} bytes at {offset}", f"{len(data)}")
+            data += more
+        return data
+
+    def _seek(self, offset: int, whence: int) -> int:
+        try:
+            return max(os.lseek(self._fd, self._offset + offset, whence) - self._offset, offset)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no more data: the rest is a hole
+                return self.size
+            if whence == os.SEEK_DATA:  # a file system or device that cannot tell
+                return offset
+            return self.size
+
+
+def write_raw(reader: Reader, path: Path, progress: Callable[[int, int], None]) -> None:
+    """Write all of `reader` to a new sparse file, zeros as holes, by a few threads."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        os.ftruncate(fd, reader.size)
+        done = 0
+        with ThreadPoolExecutor(_THREADS, "write") as pool:
+            for count in pool.map(lambda offset: _write_piece(reader, fd, offset), range(0, reader.size, _PIECE)):
+                done += count
+                progress(done, reader.size)
+    finally:
+        os.close(fd)
+
+
+def _write_piece(reader: Reader, fd: int, offset: int) -> int:
+    length = min(_PIECE, reader.size - offset)
+    for extent in reader.extents(offset, length):
+        if not extent.zero:
+            data = memoryview(reader.read(extent.start, extent.length))
+            at = extent.start
+            while data:
+                written = os.pwrite(fd, data, at)
+                data, at = data[written:], at + written
+    return length

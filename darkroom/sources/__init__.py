@@ -1,0 +1,173 @@
+"""Where disk images come from: a path, s3://, http(s):// or nbd://, compressed or not, alone or in an OVA.
+
+Whatever it is becomes a `Source`: the bytes of one disk image file as a Reader. What has to be random access and is
+not (a compressed file, a server without ranges) is written to the spool first, sparse and bounded.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from darkroom.errors import RefusedError, UnavailableError
+from darkroom.model import MiB, Reader
+from darkroom.rawdisk import SourceChangedError
+from darkroom.settings import Settings
+
+Progress = Callable[[int, int], None]
+FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi")
+_SUFFIXES = {name: name for name in FORMATS} | {"img": "", "iso": "iso", "zvhd": "zvhd", "zvhd2": "zvhd2", "vpc": "vhd"}
+_PIECE = 4 * MiB
+_ALGORITHMS = ("sha256", "sha512", "sha384", "blake2b", "sha1", "md5")
+
+
+class SourceUrlError(RefusedError):
+    """The address of a source is not one that Darkroom reads from."""
+
+    code = "source-url"
+    what = "this source cannot be read from"
+    default_remedy = "give a path, s3://bucket/key, http(s)://host/path or nbd://host/export, without credentials"
+
+
+class DigestMismatchError(RefusedError):
+    """The file is not the one that its publisher made."""
+
+    code = "digest-mismatch"
+    what = "the file does not have the digest that was declared"
+    default_remedy = "download it again, and take the digest from its publisher"
+
+
+class DigestFormatError(RefusedError):
+    """A declared digest that cannot be compared."""
+
+    code = "digest-format"
+    what = "the declared digest cannot be compared"
+    default_remedy = f"give ALGORITHM:HEX with one of {', '.join(_ALGORITHMS)}"
+
+
+class SourceUnavailableError(UnavailableError):
+    """The server of a source does not answer, or breaks off."""
+
+    code = "source-unavailable"
+    what = "the source does not answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The bytes of one disk image file."""
+
+    url: str
+    """Safe to show and store: no credentials, no signature."""
+    name: str
+    identity: str
+    """Equal as long as the content is the same; what an import that was killed goes on with."""
+    reader: Reader
+    check_unchanged: Callable[[], None]
+    """Raises SourceChangedError if the identity no longer holds."""
+    fd: int | None = None
+    """A descriptor, when the bytes are a local file or a part of one."""
+    fd_range: tuple[int, int] | None = None
+    """Offset and size of that part."""
+    hint: str = ""
+    """The format that the name declares."""
+    is_disk: bool = False
+    """The bytes are the disk itself (nbd://), not a file in some format."""
+    published: Reader | None = None
+    """The bytes that a publisher's digest is of, where they are others than `reader`'s."""
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+def identify(url: str, settings: Settings) -> tuple[str, str]:
+    """The address of a source, safe to show, and its identity; neither downloads nor decompresses."""
+    _check_address(url)
+    if urlsplit(url).scheme in ("http", "https"):
+        from darkroom.sources import http  # noqa: PLC0415
+
+        return http.identify(url, settings)
+    with open_address(url, settings, settings.spool) as source:
+        return source.url, source.identity
+
+
+@contextmanager
+def open_address(url: str, settings: Settings, spool: Path) -> Iterator[Source]:
+    """The published file as it is: neither decompressed nor unpacked. Raises SourceUrlError and what opening raises."""
+    _check_address(url)
+    parts = urlsplit(url)
+    with ExitStack() as stack:
+        if not parts.scheme or parts.scheme == "file":
+            from darkroom.sources import local  # noqa: PLC0415
+
+            source = stack.enter_context(local.open_path(Path(parts.path if parts.scheme else url)))
+        elif parts.scheme == "s3":
+            from darkroom.sources import s3  # noqa: PLC0415 - boto3 takes 0.2 s to import
+
+            source = stack.enter_context(s3.open_object(parts, settings))
+        elif parts.scheme in ("http", "https"):
+            from darkroom.sources import http  # noqa: PLC0415
+
+            source = stack.enter_context(http.open_url(url, settings, spool))
+        elif parts.scheme in ("nbd", "nbds", "nbd+unix"):
+            from darkroom.sources import nbd  # noqa: PLC0415
+
+            source = stack.enter_context(nbd.open_export(url))
+        else:
+            raise SourceUrlError(url, "", f"{parts.scheme}://")
+        yield source
+
+
+@contextmanager
+def open_source(
+    url: str, settings: Settings, spool: Path, progress: Progress = lambda done, total: None
+) -> Iterator[Source]:
+    """One disk image file at `url`: decompressed into `spool` if it is compressed, taken out of its OVA if in one."""
+    from darkroom.sources import compressed, ova  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        source = stack.enter_context(open_address(url, settings, spool))
+        if not source.is_disk:
+            published = source.reader
+            source = stack.enter_context(compressed.opened(source, settings, spool, progress))
+            source = ova.opened(source)
+            source = replace(source, published=published)
+        yield source
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise SourceUrlError(f"{parts.scheme}://…", "no credentials", "some", "they would be stored; use a presigned URL")
+
+
+def hint_of(name: str) -> str:
+    """The format that a file's name declares, or an empty string."""
+    return _SUFFIXES.get(name.rpartition(".")[2].lower(), "")
+
+
+def verify_digest(source: Source, declared: str, progress: Progress) -> None:
+    """Compare the published file with ALGORITHM:HEX; raises DigestMismatchError, DigestFormatError."""
+    algorithm, _, expected = declared.partition(":")
+    check_digest(declared)
+    reader = source.published or source.reader
+    hasher = hashlib.new(algorithm)
+    for offset in range(0, reader.size, _PIECE):
+        hasher.update(reader.read(offset, min(_PIECE, reader.size - offset)))
+        progress(offset, reader.size)
+    if hasher.hexdigest() != expected.lower():
+        raise DigestMismatchError(source.name, declared.lower(), f"{algorithm}:{hasher.hexdigest()}")
+
+
+def check_digest(declared: str) -> None:
+    """Raise DigestFormatError unless a declared digest, if there is one, can be compared."""
+    algorithm, _, digits = declared.partition(":")
+    if not declared:
+        return
+    if algorithm not in _ALGORITHMS:
+        raise DigestFormatError(declared, "ALGORITHM:HEX", f"algorithm {algorithm!r}")
+    wanted = hashlib.new(algorithm).digest_size * 2
+    if len(digits) != wanted or not set(digits.lower()) <= set("0123456789abcdef"):
+        raise DigestFormatError(declared, f"{wanted} hexadecimal digits", f"{len(digits)} characters")
+
+
+__all__ = ["Source", "SourceChangedError", "open_address", "open_source", "verify_digest"]

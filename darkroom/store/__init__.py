@@ -1,0 +1,116 @@
+"""The object store: objects under keys, whole or not there.
+
+Two implementations of one small interface: a directory and S3. Nothing here relies on conditional requests: the
+catalog is the lock.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from darkroom.errors import DamagedError, DarkroomError, UnavailableError
+from darkroom.model import Buffer
+from darkroom.settings import Settings
+
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+
+
+class ObjectMissingError(DamagedError):
+    """An object that must be there is not."""
+
+    code = "object-missing"
+    what = "an object is missing from the store"
+    default_remedy = "restore it from a copy, or import the images that need it again"
+
+
+class ObjectTruncatedError(DamagedError):
+    """An object is shorter than what was written."""
+
+    code = "object-truncated"
+    what = "an object in the store is cut short"
+    default_remedy = "restore it from a copy, or import the images that need it again"
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store does not answer."""
+
+    code = "store-unavailable"
+    what = "the object store does not answer"
+
+
+class StoreRefusedError(UnavailableError):
+    """The store answers, but not to us; trying again does not help."""
+
+    code = "store-refused"
+    what = "the object store refuses the request"
+    default_remedy = "check DARKROOM_STORE_URL, the credentials, and the rights on the folder or bucket"
+    retryable = False
+
+
+class StoreFullError(UnavailableError):
+    """There is no room left; what was stored stays, and the same command goes on behind it."""
+
+    code = "store-full"
+    what = "the object store is full"
+    default_remedy = "make room, then run the same command again: it goes on where it stopped"
+    retryable = False
+
+
+class StoreUrlError(DarkroomError):
+    """The address of the store is not one that Darkroom knows."""
+
+    code = "store-url"
+    what = "this object store is not known"
+    default_remedy = "give s3://bucket/prefix or a directory"
+    exit_code = 2
+
+
+class Store(Protocol):
+    """Puts and gets whole objects; safe to use from many threads. Raises the errors of this module."""
+
+    url: str
+    """Where it is, without credentials."""
+
+    def put(self, key: str, parts: Iterable[Buffer], size: int) -> None:
+        """Write an object of exactly `size` bytes, durably; it appears whole or not at all, replacing any other."""
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return exactly that range, to the end if `length` is None.
+
+        Raises ObjectMissingError, ObjectTruncatedError.
+        """
+
+    def size(self, key: str) -> int:
+        """The size of an object in bytes; raises ObjectMissingError."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield key and size of every object whose key begins with `prefix`, in key order."""
+
+    def check(self) -> None:
+        """Write, read and remove a small object; raises the error that a use would meet."""
+
+
+def check_key(key: str) -> str:
+    """Return the key; raises ValueError unless it is `/`-separated names that no file system or URL reads otherwise."""
+    if not _KEY.fullmatch(key) or len(key) > 512:
+        raise ValueError(f"not an object key: {key!r}")
+    return key
+
+
+def open_store(url: str, settings: Settings) -> Store:
+    """Open s3://bucket/prefix or a directory (a path or file://path); raises StoreUrlError."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme == "file":
+        from darkroom.store.directory import DirectoryStore  # noqa: PLC0415
+
+        return DirectoryStore(Path(rest if separator else url).expanduser().absolute())
+    if scheme == "s3" and rest.strip("/"):
+        from darkroom.store.s3 import S3Store  # noqa: PLC0415 - boto3 takes 0.2 s to import
+
+        bucket, _, prefix = rest.partition("/")
+        return S3Store(bucket, prefix.strip("/"), settings.s3_endpoint_url)
+    raise StoreUrlError(f"{scheme}://…")

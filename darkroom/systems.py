@@ -1,0 +1,142 @@
+"""The systems that an operation works with, opened together from the settings."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from darkroom import chunks, crypto, keys, postgres, store
+from darkroom.catalog import Catalog, Row
+from darkroom.errors import MissingError
+from darkroom.keys import KeyManager
+from darkroom.settings import Settings
+from darkroom.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    """Catalog (as one project), object store, key manager, and the settings that they came from."""
+
+    catalog: Catalog
+    store: Store
+    keys: KeyManager
+    settings: Settings
+
+
+class WrapMissingError(MissingError):
+    """The project has no wrap of the image's data key, so it cannot read the image."""
+
+    code = "wrap-not-found"
+    what = "the data key of this image is not wrapped for the project"
+
+
+@contextmanager
+def open_systems(
+    settings: Settings,
+    *,
+    object_store: Store | None = None,
+    key_manager: KeyManager | None = None,
+    catalog_url: str = "",
+) -> Iterator[Systems]:
+    """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one."""
+    with Catalog(catalog_url or catalog_dsn(settings), settings.project) as catalog:
+        opened = (object_store or open_object_store(settings), key_manager or open_key_manager(settings))
+        yield Systems(catalog, *opened, settings)
+
+
+def catalog_dsn(settings: Settings) -> str:
+    """The DSN of the catalog; starts the embedded one if it is the one."""
+    return settings.catalog_url or postgres.ensure(settings.home / "catalog")
+
+
+def open_object_store(settings: Settings) -> Store:
+    """The object store of the settings."""
+    return store.open_store(settings.store_url or str(settings.home / "store"), settings)
+
+
+def open_key_manager(settings: Settings) -> KeyManager:
+    """The key manager of the settings."""
+    return keys.open_keys(settings.keys_url or str(settings.home / "keys.json"))
+
+
+def data_key_context(project: str, image: UUID) -> dict[str, str]:
+    """The encryption context of an image's data key."""
+    return {"purpose": "data key", "project": project, "image": str(image)}
+
+
+def scope_secret_context(project: str, scope: UUID) -> dict[str, str]:
+    """The encryption context of a scope's secret."""
+    return {"purpose": "scope secret", "project": project, "scope": str(scope)}
+
+
+def data_key(systems: Systems, image: Row) -> bytes:
+    """Unwrap the data key of an encrypted image; an empty one for a plain image. Raises WrapMissingError."""
+    if image["key_name"] is None:
+        return b""
+    query = """SELECT key_name, wrapped FROM wraps WHERE image_id = %s AND project_id = current_project()"""
+    with systems.catalog.transaction() as connection:
+        wrap = connection.execute(query, (image["id"],)).fetchone()
+    if wrap is None:
+        raise WrapMissingError(str(image["id"]))
+    context = data_key_context(systems.settings.project, image["id"])
+    return systems.keys.unwrap(wrap["key_name"], wrap["wrapped"], context)
+
+
+def create_data_key(systems: Systems, image: Row) -> None:
+    """Create and wrap the data key of an encrypted image, once; a plain image needs none."""
+    if image["key_name"] is None:
+        return
+    context = data_key_context(systems.settings.project, image["id"])
+    _, wrapped = systems.keys.generate(image["key_name"], context)
+    with systems.catalog.transaction() as connection:
+        connection.execute(
+            "INSERT INTO wraps (image_id, key_name, wrapped) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            (image["id"], image["key_name"], wrapped),
+        )
+
+
+def ensure_scope(systems: Systems, key_name: str | None) -> tuple[int, chunks.Scope]:
+    """Return the row and the scope in which the project's images under this key deduplicate; creates it once."""
+    row = _scope_row(systems, key_name) or _create_scope(systems, key_name)
+    _describe_scope(systems, row)
+    if key_name is None:
+        return row["id"], chunks.Scope(row["uuid"], encrypted=False)
+    context = scope_secret_context(systems.settings.project, row["uuid"])
+    secret = systems.keys.unwrap(key_name, row["wrapped_secret"], context)
+    return row["id"], chunks.Scope(row["uuid"], encrypted=True, secret=secret)
+
+
+def _scope_row(systems: Systems, key_name: str | None) -> Row | None:
+    query = "SELECT * FROM scopes WHERE project_id = current_project() AND key_name IS NOT DISTINCT FROM %s"
+    with systems.catalog.transaction() as connection:
+        return connection.execute(query, (key_name,)).fetchone()
+
+
+def _create_scope(systems: Systems, key_name: str | None) -> Row:
+    scope, wrapped = UUID(bytes=crypto.random_key()[:16], version=4), None
+    if key_name is not None:
+        _, wrapped = systems.keys.generate(key_name, scope_secret_context(systems.settings.project, scope))
+    with systems.catalog.transaction() as connection:
+        connection.execute(
+            "INSERT INTO scopes (uuid, key_name, wrapped_secret) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            (scope, key_name, wrapped),
+        )
+    row = _scope_row(systems, key_name)
+    assert row  # a racing import may have been first; then its scope is ours
+    return row
+
+
+def _describe_scope(systems: Systems, row: Row) -> None:
+    """Put the object that the scope's row can be rebuilt from, unless it is there."""
+    key = f"scopes/{row['uuid']}/scope.json"
+    if any(systems.store.list(key)):
+        return
+    description = {
+        "version": crypto.VERSION,
+        "project": systems.settings.project,
+        "key": row["key_name"],
+        "wrapped_secret": row["wrapped_secret"].hex() if row["wrapped_secret"] else None,
+    }
+    body = json.dumps(description, indent=1).encode()
+    systems.store.put(key, [body], len(body))
