@@ -9,13 +9,22 @@ from typing import Any
 from commands import meter
 from darkroom import exporting, prefect_server
 from darkroom.catalog import images
+from darkroom.errors import RefusedError
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
-Commands = Any  # argparse has no public name for what add_subparsers returns
 
 
-def add_commands(commands: Commands) -> None:
+class OptionError(RefusedError):
+    """An option that the operation does not take."""
+
+    code = "option"
+    what = "this value is not accepted"
+
+
+
+
+def add_commands(commands: Any) -> None:
     """Add the parsers of this module."""
     parser = commands.add_parser("import", help="import a disk image file")
     parser.add_argument("source", help="a path, s3://bucket/key, http(s)://…, or nbd://…")
@@ -49,7 +58,7 @@ def import_(options: argparse.Namespace) -> int:
     source = options.source if "://" in options.source else os.path.abspath(options.source)
     names = ("name", "key", "type", "format", "digest", "min_disk", "min_ram", "max_ram", "os_type", "os_version")
     fields = {name: getattr(options, name) for name in (*names, "description", "quick")}
-    request = {"source": source, **fields, "tags": _tags(options.tags), "project": settings.project}
+    request = {"source": source, **fields, "tags": _tags(options.tags)}
     result = _run_flow("import_image", "ImportImage", request, settings)
     if options.json:
         print(json.dumps(result))
@@ -65,7 +74,7 @@ def export(options: argparse.Namespace) -> int:
     with open_systems(settings) as systems:
         image = images.find(systems.catalog, options.image)["id"]
     target = options.target if "://" in options.target else os.path.abspath(options.target)
-    request = {"image": str(image), "target": target, "format": options.format, "project": settings.project}
+    request = {"image": str(image), "target": target, "format": options.format}
     result = _run_flow("export_image", "ExportImage", request, settings)
     if options.json:
         print(json.dumps(result))
@@ -86,8 +95,17 @@ def _run_flow(name: str, model: str, request: dict[str, Any], settings: Settings
     progress = importlib.import_module("tasks.progress")
     with meter.Meter() as shown:
         progress.listen(shown.update)
-        result: dict[str, Any] = flow(parameters(**request))
+        result: dict[str, Any] = flow(_checked(parameters, request))
     return result
+
+
+def _checked(model: Any, request: dict[str, Any]) -> Any:
+    """The parameters of a flow; a value that breaks a rule is a refusal in the words of the rule."""
+    try:
+        return model(**request)
+    except ValueError as error:
+        details = error.errors()[0]  # type: ignore[attr-defined] - pydantic's, whose import is Prefect's to pay
+        raise OptionError(".".join(map(str, details["loc"])) or "request", "", details["msg"]) from None
 
 
 def _tags(pairs: list[str]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
             if _same(found, wanted):
                 images.record_event(connection, "import", found["id"], "started", "resumed")
                 return {"image": str(found["id"]), "status": found["status"]}
-            _kill(connection, found["id"], {"code": "superseded", "step": "register", "message": "imported anew"})
+            _kill(connection, found["id"], {"code": "superseded", "message": "another import took the name"})
         elif found and found["status"] == "active" and _same(found, wanted):
             return {"image": str(found["id"]), "status": "active"}
         columns = {
@@ -213,7 +213,16 @@ def activate(to: Systems, image: str) -> dict[str, str]:
     return {"image": image, "status": "active"}
 
 
-def fail(to: Systems, image: str, error: DarkroomError, step: str) -> None:
+def describe(to: Systems, image: str) -> dict[str, Any]:
+    """What there is to tell of an image at the end, as small JSON."""
+    row = images.get(to.catalog, image)
+    names = ("name", "status", "source_format", "virtual_size", "allocated_size", "stored_size", "new_size")
+    digest = row["content_digest"]
+    found = {name: row[name] for name in names}
+    return {"image": image, **found, "key": row["key_name"] or "", "content_digest": digest.hex() if digest else ""}
+
+
+def fail(to: Systems, image: str, error: DarkroomError) -> None:
     """Kill an image whose import cannot go on: reason recorded, data key and references dropped, name free again.
 
     Does nothing to an image that another process has gone on with.
@@ -221,7 +230,7 @@ def fail(to: Systems, image: str, error: DarkroomError, step: str) -> None:
     row = images.get(to.catalog, image)
     if row["status"] not in lifecycle.UNFINISHED:
         return
-    failure = {"code": error.code, "step": step, "message": str(error)}
+    failure = {"code": error.code, "message": str(error)}
     with to.catalog.transaction() as connection:
         uploads.renew_lease(connection, row["id"])
         _kill(connection, row["id"], failure)
@@ -233,7 +242,7 @@ def _kill(connection: Any, image: UUID, failure: dict[str, str]) -> None:
     images.move(connection, image, "killed", failure=failure)
     uploads.forget(connection, image)
     uploads.release(connection, image)
-    images.record_event(connection, "import", image, "failed", f"{failure['step']}: {failure['message']}")
+    images.record_event(connection, "import", image, "failed", failure["message"])
 
 
 def _same(found: Row, wanted: dict[str, Any]) -> bool:

@@ -41,7 +41,7 @@ CREATE TABLE images (
     stored_size bigint,                                 -- bytes of those chunks in packs
     new_size bigint,                                    -- bytes of them that no earlier image had brought
     content_digest bytea,                               -- of the guest-visible bytes, whatever the format or key
-    failure jsonb,                                      -- code, step and message of a killed image
+    failure jsonb,                                      -- code and message of a killed image
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     active_at timestamptz

@@ -101,8 +101,11 @@ def check_key(key: str) -> str:
     return key
 
 
-def open_store(url: str, settings: Settings) -> Store:
-    """Open s3://bucket/prefix or a directory (a path or file://path); raises StoreUrlError."""
+def open_store(url: str, settings: Settings, credentials: tuple[str, str] | None = None) -> Store:
+    """Open s3://bucket/prefix or a directory (a path or file://path); raises StoreUrlError.
+
+    `credentials` are an access key id and its secret; None leaves them to the usual ways of boto3.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme == "file":
         from darkroom.store.directory import DirectoryStore  # noqa: PLC0415
@@ -112,5 +115,5 @@ def open_store(url: str, settings: Settings) -> Store:
         from darkroom.store.s3 import S3Store  # noqa: PLC0415 - boto3 takes 0.2 s to import
 
         bucket, _, prefix = rest.partition("/")
-        return S3Store(bucket, prefix.strip("/"), settings.s3_endpoint_url)
+        return S3Store(bucket, prefix.strip("/"), settings.s3_endpoint_url, credentials)
     raise StoreUrlError(f"{scheme}://…")

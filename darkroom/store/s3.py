@@ -39,8 +39,9 @@ _REFUSED = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"
 _FULL = ("507", "QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "EntityTooLarge")
 
 
-def new_client(endpoint_url: str) -> "S3Client":
-    """A client for the endpoint, or for AWS if it is empty; credentials come the usual ways of boto3."""
+def new_client(endpoint_url: str, credentials: tuple[str, str] | None = None) -> "S3Client":
+    """A client for the endpoint, or for AWS if it is empty; None as credentials means the usual ways of boto3."""
+    identity, secret = credentials or (None, None)
     config = Config(
         retries={"mode": "standard", "max_attempts": _ATTEMPTS},
         max_pool_connections=_CONNECTIONS,
@@ -51,18 +52,26 @@ def new_client(endpoint_url: str) -> "S3Client":
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.client("s3", endpoint_url=endpoint_url or None, config=config)
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint_url or None,
+        config=config,
+        aws_access_key_id=identity,
+        aws_secret_access_key=secret,
+    )
 
 
 class S3Store:
     """Objects below a prefix of a bucket."""
 
-    def __init__(self, bucket: str, prefix: str, endpoint_url: str) -> None:
+    def __init__(
+        self, bucket: str, prefix: str, endpoint_url: str, credentials: tuple[str, str] | None = None
+    ) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         with self._errors(self.url):
-            self._client = new_client(endpoint_url)
+            self._client = new_client(endpoint_url, credentials)
 
     def put(self, key: str, parts: Iterable[Buffer], size: int) -> None:
         """One request up to 64 MiB, a multipart upload above; an aborted one leaves nothing."""

@@ -1,0 +1,17 @@
+"""The step of an export."""
+
+from typing import Any
+
+from prefect import task
+
+from darkroom import exporting
+from tasks.policy import POLICY
+from tasks.progress import reported
+from tasks.systems import Blocks, opened
+
+
+@task(name="export", **POLICY)
+def export(image: str, target: str, format: str, blocks: Blocks) -> dict[str, Any]:
+    """Write the image to a file or an object."""
+    with opened(blocks) as systems, reported("export") as progress:
+        return exporting.export(systems, image, target, format, progress)
