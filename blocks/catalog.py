@@ -10,7 +10,9 @@ class CatalogDatabase(Block):
     _block_type_name = "Darkroom catalog"
     _block_type_slug = "darkroom-catalog"
 
-    dsn: SecretStr = Field(title="DSN", description="postgresql://… of an account that owns the schema or may create it")
+    dsn: SecretStr = Field(
+        title="DSN", description="postgresql://… of an account that owns the schema or may create it"
+    )
 
     def open(self) -> str:
         """The DSN, which `darkroom.systems.open_systems` connects to."""

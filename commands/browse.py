@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from functools import partial
 from typing import Any
 
 from commands import meter
@@ -64,10 +65,10 @@ def show(options: argparse.Namespace) -> int:
 def check_(options: argparse.Namespace) -> int:
     """Verify one image or all; exit code 1 with findings."""
     with open_systems(Settings()) as systems, meter.Meter() as shown:
-        results = []
-        for row in check.checkable(systems, options.image):
-            name = row["name"]
-            results.append(check.check_image(systems, row, lambda done, all_: shown.update(name, done, all_)))
+        results = [
+            check.check_image(systems, row, partial(shown.update, row["name"]))
+            for row in check.checkable(systems, options.image)
+        ]
     damaged = [result for result in results if result["findings"]]
     if options.json:
         print(json.dumps(results))

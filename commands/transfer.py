@@ -7,12 +7,11 @@ import sys
 from typing import Any
 
 from commands import meter
-from darkroom import exporting, prefect_server
+from darkroom import exporting, importing, prefect_server
 from darkroom.catalog import images
 from darkroom.errors import RefusedError
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
-
 
 
 class OptionError(RefusedError):
@@ -20,8 +19,6 @@ class OptionError(RefusedError):
 
     code = "option"
     what = "this value is not accepted"
-
-
 
 
 def add_commands(commands: Any) -> None:
@@ -59,6 +56,7 @@ def import_(options: argparse.Namespace) -> int:
     names = ("name", "key", "type", "format", "digest", "min_disk", "min_ram", "max_ram", "os_type", "os_version")
     fields = {name: getattr(options, name) for name in (*names, "description", "quick")}
     request = {"source": source, **fields, "tags": _tags(options.tags)}
+    importing.ImportRequest(**request).check()
     result = _run_flow("import_image", "ImportImage", request, settings)
     if options.json:
         print(json.dumps(result))
@@ -100,11 +98,12 @@ def _run_flow(name: str, model: str, request: dict[str, Any], settings: Settings
 
 
 def _checked(model: Any, request: dict[str, Any]) -> Any:
-    """The parameters of a flow; a value that breaks a rule is a refusal in the words of the rule."""
+    """The parameters of a flow; a value that the form does not take is a refusal."""
     try:
         return model(**request)
     except ValueError as error:
-        details = error.errors()[0]  # type: ignore[attr-defined] - pydantic's, whose import is Prefect's to pay
+        # pydantic's own subclass, whose import is Prefect's to pay for.
+        details: dict[str, Any] = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
         raise OptionError(".".join(map(str, details["loc"])) or "request", "", details["msg"]) from None
 
 
@@ -115,5 +114,3 @@ def _tags(pairs: list[str]) -> dict[str, str]:
 def _summary(result: dict[str, Any]) -> str:
     sizes = (f"{name} {meter.size(result[f'{name}_size'])}" for name in ("virtual", "allocated", "stored", "new"))
     return f"{result['name']}: {', '.join(sizes)}"
-
-

@@ -34,7 +34,9 @@ def write_manifest(target: upload.Target, virtual_size: int) -> Totals:
     writer = manifest.Writer(target.image, target.disk, target.scope, target.data_key, virtual_size)
     size = writer.encoded_size(counts, len(packs))
     target.store.put(
-        manifest.object_key(target.image, target.disk), writer.encode(pages.read(page_count), pages.content_digest), size
+        manifest.object_key(target.image, target.disk),
+        writer.encode(pages.read(page_count), pages.content_digest),
+        size,
     )
     runs = uploads.finished_runs(target.catalog, target.image, target.disk)
     new_size = sum(run.new_size for run in runs)

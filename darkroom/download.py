@@ -29,9 +29,7 @@ _THREADS = 8
 class DiskReader:
     """The guest-visible bytes of one disk of an image; safe to use from many threads."""
 
-    def __init__(
-        self, store: Store, image_manifest: Manifest, data_key: bytes, locate: Locate | None = None
-    ) -> None:
+    def __init__(self, store: Store, image_manifest: Manifest, data_key: bytes, locate: Locate | None = None) -> None:
         self.size = image_manifest.virtual_size
         self._store = store
         self._manifest = image_manifest

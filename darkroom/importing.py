@@ -16,7 +16,6 @@ from psycopg.types.json import Jsonb
 
 from darkroom import (
     assembly,
-    download,
     formats,
     lifecycle,
     manifest,
@@ -72,6 +71,7 @@ class ImportRequest:
         rules.check_memory(self.min_ram, self.max_ram)
         rules.check_min_disk(self.min_disk, self.type)
         rules.check_tags(self.tags)
+        sources.check_digest(self.digest)
 
     def properties(self) -> dict[str, Any]:
         """What the image keeps of the request as its properties."""
@@ -203,12 +203,11 @@ def read_back(to: Systems, image: str, progress: Progress) -> dict[str, int]:
 
 def activate(to: Systems, image: str) -> dict[str, str]:
     """The last write: the image becomes visible as active and lets go of its lease; the spool is removed."""
-    with _step(to, image) as row:
-        with to.catalog.transaction() as connection:
-            uploads.renew_lease(connection, row["id"])
-            images.move(connection, row["id"], "active", active_at=_now(connection))
-            uploads.forget(connection, row["id"])
-            images.record_event(connection, "import", row["id"], "done")
+    with _step(to, image) as row, to.catalog.transaction() as connection:
+        uploads.renew_lease(connection, row["id"])
+        images.move(connection, row["id"], "active", active_at=_now(connection))
+        uploads.forget(connection, row["id"])
+        images.record_event(connection, "import", row["id"], "done")
     shutil.rmtree(_spool(to, row), ignore_errors=True)
     return {"image": image, "status": "active"}
 

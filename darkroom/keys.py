@@ -185,5 +185,7 @@ class KeysUrlError(DarkroomError):
 def open_keys(url: str) -> KeyManager:
     """Open a key manager; `url` is the path of a key file, or file://path. Raises KeysUrlError."""
     if "://" in url and not url.startswith("file://"):
-        raise KeysUrlError(url.split("://")[0], "a path or file://", url.split("://")[0] + "://")
+        raise KeysUrlError(
+            url.split("://", maxsplit=1)[0], "a path or file://", url.split("://", maxsplit=1)[0] + "://"
+        )
     return LocalKeys(Path(url.removeprefix("file://")).expanduser().absolute())

@@ -1,9 +1,9 @@
 """The values that the rest of Darkroom speaks in; read this file first.
 
-    source file ──Reader──▶ qemu, confined ──Reader──▶ upload ──▶ chunks ──▶ packs ┐
-    (path, s3, http, nbd)   (raw view of the disk)                manifest ────────┼─▶ object store
-                                                                  rows ────────────┘   and catalog
-    object store ──▶ ImageReader (a Reader) ──▶ NBD server ──▶ qemu-img convert ──▶ exported file
+source file ──Reader──▶ qemu, confined ──Reader──▶ upload ──▶ chunks ──▶ packs ┐
+(path, s3, http, nbd)   (raw view of the disk)                manifest ────────┼─▶ object store
+                                                              rows ────────────┘   and catalog
+object store ──▶ ImageReader (a Reader) ──▶ NBD server ──▶ qemu-img convert ──▶ exported file
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ class Extent:
 
     @property
     def end(self) -> int:
+        """The first byte behind it."""
         return self.start + self.length
 
 

@@ -31,8 +31,12 @@ class SystemBlocks(_Form):
     """Prefect blocks to use in place of what the worker's environment says."""
 
     catalog: str = Field("", title="Catalog block", description="Name of a Catalog block; empty: the worker's own")
-    object_store: str = Field("", title="Object store block", description="Name of an Object store block; empty: the worker's own")
-    key_manager: str = Field("", title="Key manager block", description="Name of a Key manager block; empty: the worker's own")
+    object_store: str = Field(
+        "", title="Object store block", description="Name of an Object store block; empty: the worker's own"
+    )
+    key_manager: str = Field(
+        "", title="Key manager block", description="Name of a Key manager block; empty: the worker's own"
+    )
     project: str = Field("", title="Project block", description="Name of a Project block; empty: the worker's own")
 
     def names(self) -> Blocks:
@@ -45,10 +49,12 @@ class ImportImage(_Form):
 
     source: str = Field(
         title="Source",
-        description="A path on the worker, s3://bucket/key, http(s)://… or nbd://…; any common format, compressed or not",
+        description="A path on the worker, s3://bucket/key, http(s)://… or nbd://…; any common format, or compressed",
         min_length=1,
     )
-    name: Annotated[str, _by(rules.check_name)] = Field(title="Name", description="Unique in the project", max_length=rules.MAX_NAME)
+    name: Annotated[str, _by(rules.check_name)] = Field(
+        title="Name", description="Unique in the project", max_length=rules.MAX_NAME
+    )
     key: str = Field("", title="Encrypt under key", description="A key of the key manager; empty: not encrypted")
     type: Literal["system", "data"] = Field("system", title="Type", description="A disk that boots, or one with data")
     format: Literal["", "raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi"] = Field(
@@ -88,6 +94,10 @@ class ExportImage(_Form):
     """Write an image to a file or an object, with its SHA-256 beside it."""
 
     image: str = Field(title="Image", description="An id, an unambiguous prefix of one, or a name", min_length=1)
-    target: str = Field(title="Target", description="A path on the worker or s3://bucket/key; it must not exist", min_length=1)
-    format: Literal["qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"] = Field("qcow2", title="Format", description="Of the file")
+    target: str = Field(
+        title="Target", description="A path on the worker or s3://bucket/key; it must not exist", min_length=1
+    )
+    format: Literal["qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"] = Field(
+        "qcow2", title="Format", description="Of the file"
+    )
     blocks: SystemBlocks = Field(default_factory=SystemBlocks, title="Systems", description="Prefect blocks to use")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
@@ -19,7 +20,7 @@ def listen(listener: Listener) -> None:
 @contextmanager
 def reported(step: str) -> Iterator[Callable[[int, int], None]]:
     """A function to call with bytes done and in all; the artifact is made when a step takes longer than a moment."""
-    artifact = None
+    artifact: UUID | None = None
     updated = time.monotonic()
 
     def update(done: int, total: int) -> None:
@@ -32,7 +33,9 @@ def reported(step: str) -> Iterator[Callable[[int, int], None]]:
         updated = now
         share = 100.0 * done / total
         if artifact is None:
-            artifact = create_progress_artifact(share, key=f"progress-{step}", description=f"{step}: bytes done")
+            made = create_progress_artifact(share, key=f"progress-{step}", description=f"{step}: bytes done")
+            assert isinstance(made, UUID)
+            artifact = made
         else:
             update_progress_artifact(artifact, share)
 

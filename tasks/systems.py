@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from prefect.blocks.core import Block
 
 from blocks.catalog import CatalogDatabase
 from blocks.keys import KeyManager
@@ -11,6 +14,8 @@ from blocks.store import ObjectStore
 from darkroom import systems
 from darkroom.settings import Settings
 from darkroom.systems import Systems
+
+B = TypeVar("B", bound=Block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +33,17 @@ def opened(blocks: Blocks) -> Iterator[Systems]:
     """Open the systems for a step."""
     settings = Settings()
     if blocks.project:
-        settings = replace(settings, project=Project.load(blocks.project).name)
+        settings = replace(settings, project=_load(Project, blocks.project).name)
     with systems.open_systems(
         settings,
-        object_store=ObjectStore.load(blocks.object_store).open() if blocks.object_store else None,
-        key_manager=KeyManager.load(blocks.key_manager).open() if blocks.key_manager else None,
-        catalog_url=CatalogDatabase.load(blocks.catalog).open() if blocks.catalog else "",
+        object_store=_load(ObjectStore, blocks.object_store).open() if blocks.object_store else None,
+        key_manager=_load(KeyManager, blocks.key_manager).open() if blocks.key_manager else None,
+        catalog_url=_load(CatalogDatabase, blocks.catalog).open() if blocks.catalog else "",
     ) as found:
         yield found
+
+
+def _load(kind: type[B], name: str) -> B:
+    found = kind.load(name)
+    assert isinstance(found, kind)
+    return found

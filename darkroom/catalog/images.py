@@ -94,12 +94,15 @@ def find(catalog: Catalog, reference: str) -> Row:
 
 def unfinished(connection: Connection, name: str) -> Row | None:
     """The image of this name, of any status in which it holds the name; locked until the transaction ends."""
-    return _by_name(connection, name, " FOR UPDATE")
+    row = _by_name(connection, name)
+    if row:
+        connection.execute("SELECT FROM images WHERE id = %s FOR UPDATE", (row["id"],))
+    return row
 
 
-def _by_name(connection: Connection, name: str, lock: str = "") -> Row | None:
-    query = f"SELECT * FROM images WHERE name = %s AND status NOT IN ('killed', 'deleted'){lock}"
-    return connection.execute(query.encode(), (name,)).fetchone()
+def _by_name(connection: Connection, name: str) -> Row | None:
+    query = "SELECT * FROM images WHERE name = %s AND status NOT IN ('killed', 'deleted')"
+    return connection.execute(query, (name,)).fetchone()
 
 
 def listed(catalog: Catalog) -> list[Row]:
@@ -142,9 +145,7 @@ def move(connection: Connection, image: UUID, status: str, **columns: Any) -> No
 
 
 def _set(connection: Connection, image: UUID, columns: dict[str, Any], condition: sql.Composable) -> bool:
-    pairs = sql.SQL(", ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in columns
-    )
+    pairs = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in columns)
     values = [Jsonb(value) if isinstance(value, dict) else value for value in columns.values()]
     statement = sql.SQL("UPDATE images SET {}, updated_at = now() WHERE id = %s AND ({})").format(pairs, condition)
     return connection.execute(statement, (*values, image)).rowcount == 1

@@ -74,6 +74,4 @@ def _is_vhd(reader: Reader) -> bool:
 
 def _is_iso(reader: Reader) -> bool:
     """An ISO 9660 or UDF volume descriptor; a hybrid that is bootable as a disk is an ISO all the same."""
-    return any(
-        reader.size >= at + 5 and reader.read(at, 5) in _ISO_VOLUMES for at in (_ISO_AT, _ISO_AT + 2048)
-    )
+    return any(reader.size >= at + 5 and reader.read(at, 5) in _ISO_VOLUMES for at in (_ISO_AT, _ISO_AT + 2048))

@@ -33,7 +33,9 @@ def inspect(reader: Reader, which: str, limits: Limits) -> Inspection:
     """Refuse other files, snapshots, encryption, unclean or absurd ones; follow L1 and L2 within the file."""
     head = reader.read(0, min(reader.size, 4096))
     values = f.unpack(_HEADER, head, which, "a qcow2 header")
-    _, version, backing, _, bits, size, crypt, l1_size, l1, refcounts, refcount_clusters, snapshots, snapshots_at = values
+    _, version, backing, _, bits, size, crypt, l1_size, l1, refcounts, refcount_clusters, snapshots, _snapshots_at = (
+        values
+    )
     if version not in (2, 3):
         raise FeatureUnknownError(which, "version 2 or 3", f"version {version}")
     features = _features(head, which) if version == 3 else 0
@@ -59,14 +61,18 @@ def inspect(reader: Reader, which: str, limits: Limits) -> Inspection:
     f.require(size <= limits.virtual_size or size < 1 << 63, which, "a disk size", size)
     f.require(l1_size * 8 <= _MAX_L1, which, f"an L1 table of at most {_MAX_L1} bytes", l1_size * 8)
     f.require(l1_size >= -(-size // (cluster * per_table)), which, "an L1 table for the whole disk", l1_size)
-    f.require(l1 % cluster == 0 and l1 > 0 or not size, which, "an aligned L1 table", l1)
+    f.require((l1 % cluster == 0 and l1 > 0) or not size, which, "an aligned L1 table", l1)
     f.require(refcounts % cluster == 0 and refcounts > 0, which, "an aligned refcount table", refcounts)
     f.require(refcount_clusters * cluster <= 64 * MiB, which, "a refcount table of at most 64 MiB", refcount_clusters)
     f.read(reader, refcounts, min(refcount_clusters * cluster, cluster), which, "the refcount table")
     table = _table(f.read(reader, l1, l1_size * 8, which, "the L1 table"))
     _follow(reader, table, cluster, entry, size, which, limits)
     compression = "zstd" if features & _COMPRESSION and head[104:105] == b"\1" else "zlib"
-    details: dict[str, str | int | bool] = {"cluster_size": cluster, "compression": compression, "extended_l2": extended}
+    details: dict[str, str | int | bool] = {
+        "cluster_size": cluster,
+        "compression": compression,
+        "extended_l2": extended,
+    }
     return Inspection("qcow2", size, f"v{version}", details)
 
 
@@ -95,9 +101,7 @@ def _extensions(reader: Reader, head: bytes, version: int, cluster: int, which: 
     raise HeaderInvalidError(which, "header extensions that end", "none")
 
 
-def _follow(
-    reader: Reader, l1: "array[int]", cluster: int, entry: int, size: int, which: str, limits: Limits
-) -> None:
+def _follow(reader: Reader, l1: "array[int]", cluster: int, entry: int, size: int, which: str, limits: Limits) -> None:
     """Check that L2 tables and clusters lie within the file, and how much data so many bytes claim to hold."""
     tables = [value & _OFFSET for value in l1 if value & _OFFSET]
     budget = limits.header_size

@@ -31,7 +31,12 @@ def inspect(reader: Reader, which: str, limits: Limits) -> Inspection:
     if kind not in (_FIXED, _DYNAMIC) or version >> 16 != 1:
         raise FeatureUnknownError(which, "a fixed or dynamic disk of version 1", f"type {kind}")
     if kind == _FIXED:
-        f.require(size + last == reader.size or size + 512 == reader.size, which, f"a disk of {size} bytes", reader.size - last)
+        f.require(
+            size + last == reader.size or size + 512 == reader.size,
+            which,
+            f"a disk of {size} bytes",
+            reader.size - last,
+        )
     else:
         _check_dynamic(reader, data_at, size, which, limits)
     details: dict[str, str | int | bool] = {"creator": creator.decode("ascii", "replace").strip("\0 ")}  # type: ignore[attr-defined]

@@ -137,7 +137,9 @@ def open_source(
 def _check_address(url: str) -> None:
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        raise SourceUrlError(f"{parts.scheme}://…", "no credentials", "some", "they would be stored; use a presigned URL")
+        raise SourceUrlError(
+            f"{parts.scheme}://…", "no credentials", "some", "they would be stored; use a presigned URL"
+        )
 
 
 def hint_of(name: str) -> str:

@@ -95,7 +95,7 @@ def identify(url: str, settings: Settings) -> tuple[str, str]:
 
 @contextmanager
 def open_url(url: str, settings: Settings, folder: Path) -> Iterator[Source]:
-    """The file at `url`. Raises SourceMissingError, SourceDeniedError, AddressRefusedError, RedirectError and others."""
+    """The file at `url`. Raises SourceMissingError, SourceDeniedError, AddressRefusedError, RedirectError."""
     place, first = _follow(url, settings)
     name = place.parts.path.rpartition("/")[2] or place.parts.netloc
     try:

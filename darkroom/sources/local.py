@@ -53,7 +53,9 @@ def open_path(path: Path) -> Iterator[Source]:
             if _identity(fd) != identity:
                 raise SourceChangedError(str(path), identity, _identity(fd))
 
-        yield Source(str(path), path.name, identity, RawDisk(fd, str(path)), check_unchanged, fd, hint=hint_of(path.name))
+        yield Source(
+            str(path), path.name, identity, RawDisk(fd, str(path)), check_unchanged, fd, hint=hint_of(path.name)
+        )
     finally:
         os.close(fd)
 

@@ -141,9 +141,7 @@ def _text(source: Source, member: tuple[int, int]) -> bytes:
 def _disk(source: Source, descriptor: bytes, members: dict[str, tuple[int, int]]) -> str:
     """The name of the one disk, by the references of the OVF."""
     root = _parse(source, descriptor)
-    files = {
-        entry.get(f"{_OVF}id"): entry for entry in root.iterfind(f"{_OVF}References/{_OVF}File")
-    }
+    files = {entry.get(f"{_OVF}id"): entry for entry in root.iterfind(f"{_OVF}References/{_OVF}File")}
     disks = list(root.iterfind(f"{_OVF}DiskSection/{_OVF}Disk"))
     if len(disks) != 1:
         kind = OvaManyDisksError if disks else OvaInvalidError

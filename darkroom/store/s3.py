@@ -64,9 +64,7 @@ def new_client(endpoint_url: str, credentials: tuple[str, str] | None = None) ->
 class S3Store:
     """Objects below a prefix of a bucket."""
 
-    def __init__(
-        self, bucket: str, prefix: str, endpoint_url: str, credentials: tuple[str, str] | None = None
-    ) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint_url: str, credentials: tuple[str, str] | None = None) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
