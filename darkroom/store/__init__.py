@@ -88,7 +88,7 @@ class Store(Protocol):
         """Remove an object, if it is there."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield key and size of every object whose key begins with `prefix`, in key order."""
+        """Yield key and size of every object whose key begins with `prefix`, in no certain order."""
 
     def check(self) -> None:
         """Write, read and remove a small object; raises the error that a use would meet."""

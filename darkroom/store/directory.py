@@ -99,14 +99,15 @@ class DirectoryStore:
     def _walk(self, folder: Path, at: str, prefix: str) -> Iterator[tuple[str, int]]:
         try:
             with os.scandir(folder) as scan:
-                entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in scan]
+                entries = list(scan)
         except (FileNotFoundError, NotADirectoryError):
             return
-        for name, entry in sorted(entries, key=lambda pair: pair[0]):
-            key = at + name
-            if name.startswith(".") or not (key.startswith(prefix) or prefix.startswith(key)):
+        for entry in entries:
+            is_folder = entry.is_dir(follow_symlinks=False)
+            key = at + entry.name + "/" * is_folder
+            if entry.name.startswith(".") or not (key.startswith(prefix) or prefix.startswith(key)):
                 continue
-            if name.endswith("/"):
+            if is_folder:
                 yield from self._walk(folder / entry.name, key, prefix)
             elif entry.is_file(follow_symlinks=False):
                 yield key, entry.stat(follow_symlinks=False).st_size

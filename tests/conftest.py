@@ -1,0 +1,134 @@
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from darkroom import keys, postgres, store, systems
+from darkroom.settings import Settings
+from tests import servers
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def short_folder():
+    """A folder with a short name: names of unix sockets hold 108 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="dk-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def catalog_server(short_folder):
+    """The DSN of an embedded server that the whole run shares."""
+    folder = short_folder / "catalog"
+    yield postgres.ensure(folder)
+    postgres.stop(folder)
+    assert not postgres.status(folder)["running"]
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, short_folder):
+    """A fresh DARKROOM_HOME, and no configuration from outside."""
+    for name in list(os.environ):
+        if name.startswith(("DARKROOM_", "AWS_", "PREFECT_")):
+            monkeypatch.delenv(name)
+    folder = short_folder / f"h{next(_numbers)}"
+    monkeypatch.setenv("DARKROOM_HOME", str(folder))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def catalog_url(catalog_server, monkeypatch):
+    """The DSN of a fresh database."""
+    name = f"test{next(_numbers)}"
+    with psycopg.connect(catalog_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    dsn = catalog_server.replace("dbname=postgres", f"dbname={name}")
+    monkeypatch.setenv("DARKROOM_CATALOG_URL", dsn)
+    yield dsn
+    with psycopg.connect(catalog_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def to(catalog_url, home):
+    """Systems of a fresh home: catalog, directory store, a key file with the key `gold`."""
+    with systems.open_systems(Settings()) as found:
+        found.keys.create("gold")
+        yield found
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    with servers.s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """The name of a fresh bucket, with the environment set for it."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.SECRET_KEY)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("DARKROOM_S3_ENDPOINT_URL", s3_server.url)
+    name = f"bucket-{next(_numbers)}"
+    boto3.client("s3", endpoint_url=s3_server.url).create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(params=["directory", "s3"])
+def any_store(request, home):
+    """Each implementation of the object store."""
+    if request.param == "directory":
+        return store.open_store(str(home / "store"), Settings())
+    name = request.getfixturevalue("bucket")
+    return store.open_store(f"s3://{name}/some/prefix", Settings())
+
+
+@pytest.fixture
+def key_manager(home):
+    manager = keys.open_keys(str(home / "keys.json"))
+    manager.create("gold")
+    return manager
+
+
+@pytest.fixture
+def qemu_img():
+    def run(*arguments) -> str:
+        done = subprocess.run(["qemu-img", *map(str, arguments)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def raw_disk(tmp_path):
+    """A 40 MiB disk with zeros, text and random bytes, and a short last chunk."""
+    return make_disk(tmp_path / "disk.raw")
+
+
+def make_disk(path: Path, size: int = 40 * (1 << 20) + 300 * 1024, seed: int = 1) -> Path:
+    import random
+
+    source = random.Random(seed)
+    with open(path, "wb") as file:
+        file.truncate(size)
+        for _ in range(size >> 22):
+            file.seek(source.randrange(size >> 12) << 12)
+            kind = source.choice(("text", "random", "zero"))
+            length = min(source.randrange(1, 1 << 20), size - file.tell())
+            data = {"text": b"a line of text\n" * (1 << 17), "random": source.randbytes(length), "zero": bytes(length)}
+            file.write(data[kind][:length])
+        file.seek(size - 100)
+        file.write(b"the very end" * 8)
+    return path
