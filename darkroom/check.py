@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from darkroom import chunks, crypto, packs, reading
+from darkroom import crypto, packs, reading
 from darkroom.catalog import Row, images
 from darkroom.content import ContentHasher
 from darkroom.download import DiskReader
@@ -62,7 +62,7 @@ def _check_chunks(to: Systems, row: Row, reader: DiskReader, findings: list[Find
     used: set[UUID] = set()
     number = 0
     with ThreadPoolExecutor(_THREADS, "check") as pool:
-        for page in range(-(-chunks.count(reader.size) // PAGE_CHUNKS)):
+        for page in range(reader.pages):
             refs = reader.refs(page)
             used.update(ref.pack for ref in refs)
             for ref, digest in zip(refs, pool.map(lambda ref: _digest(reader, ref), refs), strict=True):
@@ -79,11 +79,10 @@ def _check_chunks(to: Systems, row: Row, reader: DiskReader, findings: list[Find
 
 
 def _digest(reader: DiskReader, ref: ChunkRef) -> bytes | Finding:
-    offset = ref.number * CHUNK_SIZE
     try:
-        return crypto.digest(reader.read(offset, chunks.length_of(ref.number, reader.size)))
+        return crypto.digest(reader.fetch(ref))
     except DamagedError as error:
-        return Finding(error.code, f"offset {offset}: {error}")
+        return Finding(error.code, f"offset {ref.number * CHUNK_SIZE}: {error}")
 
 
 def _check_packs(to: Systems, row: Row, used: set[UUID]) -> list[Finding]:

@@ -76,6 +76,20 @@ class DiskReader:
             parts.append(data if (start, stop) == (0, len(data)) else memoryview(data)[start:stop])
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
+    @property
+    def pages(self) -> int:
+        """The number of pages of the manifest."""
+        return len(self._manifest.pages)
+
+    def fetch(self, ref: ChunkRef) -> bytes:
+        """Get and verify one chunk, beside the cache; raises DamagedError or UnavailableError."""
+        key = packs.object_key(self._manifest.scope.id, ref.pack)
+        try:
+            stored = memoryview(self._store.get(key, ref.offset, ref.length))
+        except DamagedError as error:
+            return self._moved(ref, error)
+        return self._decode(ref, stored)
+
     def refs(self, page: int) -> list[ChunkRef]:
         """The chunk references of a page in order."""
         return list(self._page(page).values())

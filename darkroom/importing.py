@@ -7,6 +7,7 @@ lease of the image while it works.
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from darkroom import (
     formats,
     lifecycle,
     manifest,
-    qemu,
+    rawview,
     reading,
     rules,
     sources,
@@ -29,10 +30,11 @@ from darkroom import (
 from darkroom.catalog import Row, images, uploads
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.formats import partitions
-from darkroom.model import CHUNK_SIZE, GiB, Reader
+from darkroom.model import GiB, Reader
 from darkroom.systems import Systems
 
 Progress = Callable[[int, int], None]
+_READERS = 4
 _READ_BACK = 16
 """One chunk in so many is read back before an image becomes active."""
 
@@ -191,13 +193,12 @@ def upload_disk(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
 def read_back(to: Systems, image: str, progress: Progress) -> dict[str, int]:
     """Read every page of the stored manifest and one chunk in sixteen, verified; raises DamagedError."""
     with _step(to, image) as row, reading.open_disk(to, row) as reader:
-        pages = -(-reader.size // (CHUNK_SIZE * manifest.PAGE_CHUNKS))
         read = 0
-        for page in range(pages):
-            for ref in reader.refs(page)[::_READ_BACK]:
-                reader.read(ref.number * CHUNK_SIZE, 1)
-                read += 1
-            progress(page + 1, pages)
+        with ThreadPoolExecutor(_READERS, "read-back") as pool:
+            for page in range(reader.pages):
+                refs = reader.refs(page)[::_READ_BACK]
+                read += sum(1 for _ in pool.map(reader.fetch, refs))
+                progress(page + 1, reader.pages)
     return {"chunks": read}
 
 
@@ -274,7 +275,7 @@ def _disk(to: Systems, row: Row) -> Iterator[tuple[sources.Source, Reader]]:
     """The source and the guest-visible bytes of its disk."""
     with _source(to, row, _quiet) as source:
         found = formats.inspect(source.reader, row["source_format"], source.name, to.settings.limits)
-        with qemu.open_disk(source, found, _spool(to, row)) as reader:
+        with rawview.open_disk(source, found, _spool(to, row)) as reader:
             yield source, reader
 
 

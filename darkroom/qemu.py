@@ -1,9 +1,10 @@
 """QEMU's tools, confined, always with the driver named: formats are never probed.
 
-`open_disk` gives the guest-visible bytes of a disk image file, `convert` writes one.
+`serve` gives the guest-visible bytes of a disk image file, `convert` writes one.
 """
 
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -53,28 +54,23 @@ class ConvertError(DarkroomError):
 
 
 @contextmanager
-def open_disk(source: Source, inspection: Inspection, folder: Path) -> Iterator[Reader]:
-    """The guest-visible bytes of a source; sockets are made below `folder`.
+def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Reader]:
+    """The guest-visible bytes of a source, by a confined qemu-nbd; sockets are made below `folder`.
 
     Raises SourceUnreadableError, SizeMismatchError.
     """
-    if source.is_disk or inspection.format == "raw":
-        yield source.reader
-        return
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qemu-", dir=_short(folder))))
         file, descriptors = _file_node(stack, source, place)
-        socket = place / "disk"
+        path = place / "disk"
         options = f"driver={DRIVERS[inspection.format]},{file}"
         if inspection.format == "vhd":
             options += ",force-size-calc=current_size"
         arguments = ["qemu-nbd", "--read-only", "--persistent", f"--shared={_CONNECTIONS * 2}", "--image-opts"]
-        confined = sandbox.running(
-            [*arguments, "--socket", str(socket), options], write=[place], descriptors=descriptors
-        )
+        confined = sandbox.running([*arguments, "--socket", str(path), options], write=[place], descriptors=descriptors)
         process = stack.enter_context(confined)
-        _wait_for(process, socket, source.name)
-        reader = client.connect(f"nbd+unix:///?socket={socket}", _CONNECTIONS)
+        _wait_for(process, path, source.name)
+        reader = client.connect(f"nbd+unix:///?socket={path}", _CONNECTIONS)
         stack.callback(reader.close)
         if reader.size != inspection.virtual_size:
             raise SizeMismatchError(source.name, f"{inspection.virtual_size} bytes", f"{reader.size}")
@@ -94,12 +90,17 @@ def _file_node(stack: ExitStack, source: Source, place: Path) -> tuple[str, list
     return f"file.driver=raw,file.offset={offset},file.size={size},file.{nested}", [source.fd]
 
 
-def _wait_for(process: sandbox.Running, socket: Path, which: str) -> None:
+def _wait_for(process: sandbox.Running, path: Path, which: str) -> None:
     deadline = time.monotonic() + _READY
-    while not socket.exists():
+    while not _accepts(path):
         if process.process.poll() is not None or time.monotonic() > deadline:
             raise SourceUnreadableError(which, "", process.words() or "no answer")
         time.sleep(_POLL)
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def convert(reader: Reader, path: Path, format: str, *, progress: Progress) -> None:

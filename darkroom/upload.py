@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 _BATCH = 32
+_READ = 2
+"""Chunks read at once: larger buffers cost more in page faults than they save in calls."""
 _CODERS = 4
 _PUTTERS = 3
 _RECENT = 16384
@@ -169,7 +171,7 @@ def _read(reader: Reader, numbers: list[int]) -> Iterator[tuple[int, memoryview]
     """Read chunks, those that lie next to each other at once."""
     start = 0
     for index in range(1, len(numbers) + 1):
-        if index < len(numbers) and numbers[index] == numbers[index - 1] + 1:
+        if index < len(numbers) and numbers[index] == numbers[index - 1] + 1 and index - start < _READ:
             continue
         offset = numbers[start] * CHUNK_SIZE
         end = min((numbers[index - 1] + 1) * CHUNK_SIZE, reader.size)

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from array import array
 
 from darkroom.formats import (
     ExpansionBombError,
@@ -14,7 +15,9 @@ from darkroom.model import MiB, Reader
 from darkroom.settings import Limits
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQBccccH")
+TABLE_ENTRIES = 512
 _SECTOR = 512
+_COMPRESSED = 1 << 16
 _MAX_DESCRIPTOR = 1 * MiB
 _ALLOWED = {"monolithicSparse", "streamOptimized"}
 _AT_END = 0xFFFFFFFFFFFFFFFF
@@ -26,25 +29,54 @@ _SMALL = 64 * MiB
 
 def inspect(reader: Reader, which: str, limits: Limits) -> Inspection:
     """Refuse every other subformat, extents and parents elsewhere, and tables outside of the file."""
+    header = _final_header(reader, which)
+    f.require(header["capacity"] * _SECTOR < 1 << 62, which, "a disk size", header["capacity"])
+    grain = header["grain"]
+    f.require(8 <= grain <= 1 << 16 and grain & (grain - 1) == 0, which, "a grain of 8 to 65536 sectors", grain)
+    f.require(header["entries"] == TABLE_ENTRIES, which, "grain tables of 512 entries", header["entries"])
+    f.require(_tables(header) * 4 <= limits.header_size, which, "a grain directory of a sane size", _tables(header))
+    kind = _descriptor(reader, header, which)
+    size = header["capacity"] * _SECTOR
+    claimed = _claimed(reader, header, which, limits)
+    if min(claimed, size) > max(_SMALL, reader.size * limits.expansion):
+        raise ExpansionBombError(which, f"at most {limits.expansion} times its size", f"{claimed} bytes")
+    compressed = bool(header["compression"] or header["flags"] & _COMPRESSED)
+    return Inspection("vmdk", size, kind, {"grain_size": grain * _SECTOR, "compressed": compressed})
+
+
+def grain_directory(reader: Reader, which: str) -> tuple[int, ...]:
+    """The sectors of the grain tables, 0 where there is none, of a file that was inspected."""
+    header = _final_header(reader, which)
+    count = _tables(header)
+    data = f.read(reader, header["tables_at"] * _SECTOR, count * 4, which, "the grain directory")
+    return struct.unpack(f"<{count}I", data)
+
+
+def grain_table(reader: Reader, sector: int, which: str) -> "array[int]":
+    """The offsets in the file of the grains of one table, 0 for zeros; raises HeaderInvalidError."""
+    data = f.read(reader, sector * _SECTOR, 4 * TABLE_ENTRIES, which, "a grain table")
+    # 1 marks a grain of zeros (flag bit 2), and is no place for one without it either.
+    grains = array("Q", (grain * _SECTOR if grain > 1 else 0 for (grain,) in struct.iter_unpack("<I", data)))
+    f.require(max(grains) < reader.size, which, f"grains within {reader.size} bytes", max(grains))
+    return grains
+
+
+def _final_header(reader: Reader, which: str) -> dict[str, int]:
     head = reader.read(0, min(reader.size, _SECTOR))
     if not head.startswith(b"KDMV"):
         raise ExternalReferenceError(which, "one sparse file", "a descriptor of extents in other files")
     header = _header(head, which)
-    if header["tables_at"] == _AT_END:
-        # A streamed file has its final header in the footer, before the end-of-stream marker.
-        footer = _header(f.read(reader, reader.size - 2 * _SECTOR, _SECTOR, which, "the footer"), which)
-        same = ("version", "flags", "capacity", "grain", "descriptor_at", "descriptor_size", "entries", "compression")
-        f.require(all(header[name] == footer[name] for name in same), which, "a footer as the header", "another")
-        header = footer
-    f.require(header["capacity"] * _SECTOR < 1 << 62, which, "a disk size", header["capacity"])
-    grain = header["grain"]
-    f.require(8 <= grain <= 1 << 16 and grain & (grain - 1) == 0, which, "a grain of 8 to 65536 sectors", grain)
-    f.require(header["entries"] == 512, which, "grain tables of 512 entries", header["entries"])
-    kind = _descriptor(reader, header, which)
-    claimed = _check_tables(reader, header, which, limits)
-    if min(claimed, header["capacity"] * _SECTOR) > max(_SMALL, reader.size * limits.expansion):
-        raise ExpansionBombError(which, f"at most {limits.expansion} times its size", f"{claimed} bytes")
-    return Inspection("vmdk", header["capacity"] * _SECTOR, kind, {"grain_size": grain * _SECTOR})
+    if header["tables_at"] != _AT_END:
+        return header
+    # A streamed file has its final header in the footer, before the end-of-stream marker.
+    footer = _header(f.read(reader, reader.size - 2 * _SECTOR, _SECTOR, which, "the footer"), which)
+    same = ("version", "flags", "capacity", "grain", "descriptor_at", "descriptor_size", "entries", "compression")
+    f.require(all(header[name] == footer[name] for name in same), which, "a footer as the header", "another")
+    return footer
+
+
+def _tables(header: dict[str, int]) -> int:
+    return -(-header["capacity"] // (header["grain"] * TABLE_ENTRIES))
 
 
 def _header(data: bytes, which: str) -> dict[str, int]:
@@ -95,23 +127,15 @@ def _descriptor(reader: Reader, header: dict[str, int], which: str) -> str:
     return kind
 
 
-def _check_tables(reader: Reader, header: dict[str, int], which: str, limits: Limits) -> int:
-    """Check that the grain directory, its tables and their grains lie within the file; the guest bytes claimed."""
-    per_table = header["grain"] * 512
-    count = -(-header["capacity"] // per_table)
-    f.require(count * 4 <= limits.header_size, which, "a grain directory of a sane size", count)
-    directory = f.read(reader, header["tables_at"] * _SECTOR, count * 4, which, "the grain directory")
+def _claimed(reader: Reader, header: dict[str, int], which: str, limits: Limits) -> int:
+    """The guest bytes that the grain tables claim, each checked as far as the limit of metadata goes."""
+    per_table = header["grain"] * TABLE_ENTRIES * _SECTOR
     budget, claimed = limits.header_size, 0
-    for (sector,) in struct.iter_unpack("<I", directory):
-        if not sector:
-            continue
-        budget -= 2048
+    for sector in filter(None, grain_directory(reader, which)):
+        budget -= 4 * TABLE_ENTRIES
         if budget < 0:
-            claimed += per_table * _SECTOR
-            continue
-        table = f.read(reader, sector * _SECTOR, 2048, which, "a grain table")
-        grains = [grain for (grain,) in struct.iter_unpack("<I", table) if grain > 1]
-        if grains:
-            f.require(max(grains) * _SECTOR < reader.size, which, "grains within the file", max(grains) * _SECTOR)
-        claimed += len(grains) * header["grain"] * _SECTOR
+            claimed += per_table
+        else:
+            grains = grain_table(reader, sector, which)
+            claimed += (len(grains) - grains.count(0)) * header["grain"] * _SECTOR
     return claimed
