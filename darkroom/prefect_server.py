@@ -6,15 +6,13 @@ here: that takes seconds.
 """
 
 import fcntl
-import json
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,13 +23,31 @@ from darkroom.errors import UnavailableError
 _READY = 60.0
 _POLL = 0.05
 _STOP = 15.0
+_NOWHERE = "http://127.0.0.1:9"
+_NOT_INHERITED = ("PREFECT_", "DARKROOM_", "AWS_")
+
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
-"""Settings under which neither server nor client look up anything outside."""
+"""Settings under which Prefect, as server, client and UI, looks up nothing outside."""
+
+_SERVER = {
+    **QUIET,
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # The block types that come with Prefect have logos on a code host, which the UI would load.
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    # The server reads the list of worker types from a code host, without a setting for it; where that does not
+    # answer, it takes its own copy. So what is not on this machine is behind a proxy that refuses.
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), _NOWHERE),
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
+}
+
+# The shell records its own number and start time (proc(5)) before it becomes the server, and holds the lock, as its
+# standard input, until then: so the record is there for whoever comes next, even if the starter was killed.
+_RECORDED = 'cat /proc/$$/stat >server.new && mv server.new server.stat && exec "$@" </dev/null'
 
 
 class PrefectServerError(UnavailableError):
@@ -43,104 +59,145 @@ class PrefectServerError(UnavailableError):
 
 def ensure(folder: Path) -> str:
     """Make sure that the server below `folder` runs; return its API URL. Raises PrefectServerError."""
-    found = _running(folder)
-    if not found or not _answers(found["url"]):
+    if not (_pid(folder) and _answers(_port(folder))):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(folder):
-            found = _running(folder) or _start(folder)
-            _wait(folder, found)
-    return str(found["url"])
+        with _locked(folder) as lock:
+            if not _pid(folder):
+                _start(folder, lock)
+            _wait(folder)
+    return _url(folder)
 
 
 def stop(folder: Path) -> None:
-    """Stop the server, if it runs."""
-    found = _running(folder)
-    if not found:
+    """Stop the server, if it runs: what it has in hand it finishes, within reason."""
+    if not folder.is_dir():
         return
-    deadline = time.monotonic() + _STOP
-    number = signal.SIGTERM
-    while _is_alive(found):
-        try:
-            os.killpg(found["pid"], number)
-        except ProcessLookupError:
-            break
-        time.sleep(_POLL)
-        number = signal.SIGKILL if time.monotonic() > deadline else signal.SIGTERM
+    with _locked(folder):
+        pid = _pid(folder)
+        if not pid:
+            return
+        _signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP
+        while _pid(folder) == pid:
+            if time.monotonic() > deadline:
+                _signal(pid, signal.SIGKILL)
+            time.sleep(_POLL)
 
 
 def status(folder: Path) -> dict[str, Any]:
-    """Whether the server runs, and where."""
-    found = _running(folder)
-    return {"running": found is not None, "url": found["url"] if found else None}
+    """Whether the server runs, as which process, and where; reads files only."""
+    pid = _pid(folder)
+    return {"running": pid is not None, "pid": pid, "url": _url(folder) if pid else None}
 
 
 def client_environment(api_url: str) -> dict[str, str]:
-    """What to set before Prefect is imported, for flows whose words are meant for people at a terminal."""
-    return {**QUIET, "PREFECT_API_URL": api_url, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    """What to set before Prefect is imported, for flows whose words are meant for people at a terminal.
+
+    The log of a run goes to the server, not to the terminal; a server on this machine is not sought behind a proxy.
+    """
+    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", "127.0.0.1", "localhost"]
+    proxies = dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, direct)))
+    silence = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL"}
+    return {**QUIET, **proxies, **silence, "PREFECT_API_URL": api_url}
 
 
-def _start(folder: Path) -> dict[str, Any]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(folder), "PREFECT_LOGGING_LEVEL": "WARNING"}
-    environment.pop("PREFECT_API_URL", None)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+def _start(folder: Path, lock: int) -> None:
+    port = _free_port(_port(folder))
+    (folder / "port").write_text(str(port))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    environment = {
+        **inherited,
+        **_SERVER,
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
+        "PREFECT_SERVER_UI_API_URL": _url(folder),
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
+    }
+    command = ["sh", "-c", _RECORDED, "sh", sys.executable, "-m", "prefect", "server", "start"]
     with open(folder / "log", "ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=folder,
-            start_new_session=True,
+        started = subprocess.Popen(
+            command, stdin=lock, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
         )
-    found = {"pid": process.pid, "started": _started(process.pid), "url": f"http://127.0.0.1:{port}/api"}
-    (folder / "server.json").write_text(json.dumps(found))
-    return found
-
-
-def _wait(folder: Path, found: dict[str, Any]) -> None:
-    deadline = time.monotonic() + _READY
-    while not _answers(found["url"]):
-        if not _is_alive(found) or time.monotonic() > deadline:
-            raise PrefectServerError(found["url"], "", "no answer", f"see {folder / 'log'}")
+    while _pid(folder) != started.pid:
+        if started.poll() is not None:
+            raise _failure(folder)
         time.sleep(_POLL)
 
 
-def _running(folder: Path) -> dict[str, Any] | None:
+def _wait(folder: Path) -> None:
+    deadline = time.monotonic() + _READY
+    while not _answers(_port(folder)):
+        if not _pid(folder) or time.monotonic() > deadline:
+            raise _failure(folder)
+        time.sleep(_POLL)
+
+
+def _failure(folder: Path) -> PrefectServerError:
+    return PrefectServerError(str(folder), "", "no answer", f"see {folder / 'log'}")
+
+
+def _pid(folder: Path) -> int | None:
+    """The process that is the server; a number that was given to another process since is none."""
     try:
-        found: dict[str, Any] = json.loads((folder / "server.json").read_text())
-    except (OSError, ValueError):
+        pid, started = _identity((folder / "server.stat").read_text())
+        return pid if _identity(Path(f"/proc/{pid}/stat").read_text()) == (pid, started) else None
+    except (OSError, ValueError, IndexError):
         return None
-    return found if _is_alive(found) else None
 
 
-def _is_alive(found: dict[str, Any]) -> bool:
-    """Whether it is the same process: a number may have been given to another one since."""
-    return bool(found["started"]) and _started(found["pid"]) == found["started"]
+def _identity(stat: str) -> tuple[int, str]:
+    """Number and start time in clock ticks of a process (proc(5), fields 1 and 22); a zombie has ended."""
+    number, _, rest = stat.partition(" ")
+    fields = rest.rpartition(")")[2].split()
+    return int(number), "" if fields[0] == "Z" else fields[19]
 
 
-def _started(pid: int) -> str:
-    """The start time of a process in clock ticks (proc(5), field 22); empty if there is none, or it is a zombie."""
+def _port(folder: Path) -> int:
+    """The port of this start or the last one; 0 if there was none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
+        return int((folder / "port").read_text())
+    except (OSError, ValueError):
+        return 0
 
 
-def _answers(url: str) -> bool:
+def _url(folder: Path) -> str:
+    return f"http://127.0.0.1:{_port(folder)}/api"
+
+
+def _free_port(wanted: int) -> int:
+    """The wanted port if it is free, so that bookmarks stay good; else any that is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310 - our own loopback address
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """Signal the server and all that it started."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[int]:
     with open(folder / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
