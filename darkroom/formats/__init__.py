@@ -5,18 +5,14 @@ another file, trust a number beyond the file, or yield other bytes than the gues
 code.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from darkroom.errors import RefusedError
-from darkroom.model import KiB, Reader
+from darkroom.model import Reader
 
 if TYPE_CHECKING:
     from darkroom.settings import Limits
-
-HEAD = 68 * KiB
-"""Bytes at the start of a file in which its formats show themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +103,14 @@ class ExpansionBombError(RefusedError):
     what = "the file expands beyond the accepted ratio"
 
 
+class UnsafeError(RefusedError):
+    """A second inspector, by other authors, refuses what ours did not."""
+
+    code = "unsafe"
+    what = "the second inspection (oslo.utils) holds the file for unsafe"
+    default_remedy = "convert it with `qemu-img convert` where it was made, and import the result"
+
+
 class IsoError(RefusedError):
     """An ISO is an installation medium and not a disk."""
 
@@ -128,13 +132,15 @@ def inspect(reader: Reader, declared: str, which: str, limits: "Limits") -> Insp
 
     Reads a bounded amount. Raises the RefusedError of the first thing that is wrong.
     """
-    from darkroom.formats import detect  # noqa: PLC0415 - it imports this module
+    # They import this module.
+    from darkroom.formats import detect, fields, opinion  # noqa: PLC0415
 
     if not reader.size:
         raise VirtualSizeError(which, "a disk", "an empty file", "check that it was copied whole")
     if declared in ("zvhd", "zvhd2"):
         raise ZvhdError(which)
-    found = detect.formats(reader)
+    file = fields.File(reader, which, limits)
+    found = detect.formats(file)
     if len(found) > 1:
         raise PolyglotError(which, "one format", " and ".join(found))
     kind = found[0] if found else "raw"
@@ -144,10 +150,6 @@ def inspect(reader: Reader, declared: str, which: str, limits: "Limits") -> Insp
         raise detect.REFUSED[kind](which, "a disk image", kind)
     if declared and declared != kind:
         raise FormatMismatchError(which, declared, kind if found else "no known header")
-    result = detect.inspector(kind)(reader, which, limits)
-    if not 0 < result.virtual_size <= limits.virtual_size:
-        raise VirtualSizeError(which, f"1 to {limits.virtual_size} bytes", f"{result.virtual_size}")
+    result = detect.inspector(kind)(file)
+    opinion.agree(file, result)
     return result
-
-
-Inspector = Callable[[Reader, str, "Limits"], Inspection]

@@ -4,14 +4,15 @@ import struct
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from darkroom.model import Reader
+from darkroom.model import KiB, Reader
 
 _MBR_ENTRY = struct.Struct("<B3sB3sII")
 _GPT = struct.Struct("<8sIIIIQQQQ16sQIII")
 _GPT_ENTRY = struct.Struct("<16s16sQQQ")
 _ESP = UUID("C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
 _MBR_ESP, _PROTECTIVE = 0xEF, 0xEE
-_MAX_ENTRIES = 256
+_ENTRY_SIZES = (128, 256, 512)
+_MAX_TABLE = 32 * KiB
 _SECTOR = 512
 
 
@@ -35,7 +36,7 @@ class PartitionTable:
 
 
 def partitions(disk: Reader) -> PartitionTable:
-    """The partition table of a disk, by its guest-visible bytes; junk is no table. Reads at most 65 KiB."""
+    """The partition table of a disk, by its guest-visible bytes; junk is no table. Reads at most 34 KiB."""
     if disk.size < 2 * _SECTOR:
         return PartitionTable()
     sector = disk.read(0, _SECTOR)
@@ -50,20 +51,25 @@ def partitions(disk: Reader) -> PartitionTable:
             entries.append(Partition(number + 1, start * _SECTOR, count * _SECTOR, f"{kind:#04x}"))
     kinds = {int(entry.type, 16) for entry in entries}
     if _PROTECTIVE in kinds:
-        return _gpt(disk) or PartitionTable("mbr", entries=entries)
+        tables = (_gpt(disk, sector_size) for sector_size in (512, 4096))
+        return next(filter(None, tables), PartitionTable("mbr", entries=entries))
     return PartitionTable("mbr" if entries else "none", _MBR_ESP in kinds, entries)
 
 
-def _gpt(disk: Reader) -> PartitionTable | None:
-    header = disk.read(_SECTOR, _SECTOR)
-    magic, _, _, _, _, _, _, _, _, _, at, count, size, _ = _GPT.unpack_from(header)
-    if magic != b"EFI PART" or size != 128 or count > _MAX_ENTRIES or (at * _SECTOR + count * size) > disk.size:
+def _gpt(disk: Reader, unit: int) -> PartitionTable | None:
+    """The GPT of a disk with sectors of so many bytes, by its first copy."""
+    if disk.size < 2 * unit:
         return None
-    table = disk.read(at * _SECTOR, count * size)
+    magic, *_, at, count, size, _ = _GPT.unpack_from(disk.read(unit, _SECTOR))
+    if magic != b"EFI PART" or size not in _ENTRY_SIZES or count * size > _MAX_TABLE:
+        return None
+    if at * unit + count * size > disk.size:
+        return None
+    table = disk.read(at * unit, count * size) if count else b""
     entries = []
     for number in range(count):
         kind, _, first, last, _ = _GPT_ENTRY.unpack_from(table, number * size)
         if any(kind) and last >= first:
             identity = str(UUID(bytes_le=kind))
-            entries.append(Partition(number + 1, first * _SECTOR, (last - first + 1) * _SECTOR, identity))
+            entries.append(Partition(number + 1, first * unit, (last - first + 1) * unit, identity))
     return PartitionTable("gpt", any(entry.type == str(_ESP) for entry in entries), entries)

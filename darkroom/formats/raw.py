@@ -1,10 +1,10 @@
 """raw: the file is the disk."""
 
 from darkroom.formats import Inspection
-from darkroom.model import Reader
-from darkroom.settings import Limits
+from darkroom.formats.fields import File
 
 
-def inspect(reader: Reader, which: str, limits: Limits) -> Inspection:
-    """Any size is a disk; every byte of the file is the guest's."""
-    return Inspection("raw", reader.size)
+def inspect(file: File) -> Inspection:
+    """Any size is a disk, also one that is no multiple of 512: every byte of the file is the guest's, and no more."""
+    file.require_disk(file.size)
+    return Inspection("raw", file.size)

@@ -1,66 +1,89 @@
-"""VHD, fixed and dynamic (Microsoft, Virtual Hard Disk Image Format Specification 1.0)."""
+"""VHD, fixed and dynamic (Microsoft, Virtual Hard Disk Image Format Specification 1.0; QEMU, block/vpc.c)."""
 
 import struct
 
-from darkroom.formats import ExternalReferenceError, FeatureUnknownError, Inspection
-from darkroom.formats import fields as f
-from darkroom.model import MiB, Reader
-from darkroom.settings import Limits
+import numpy as np
+
+from darkroom.formats import ExternalReferenceError, FeatureUnknownError, Inspection, tables
+from darkroom.formats.fields import SECTOR, File
+from darkroom.model import GiB, MiB
 
 _FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII16sB")
 _DYNAMIC_HEADER = struct.Struct(">8sQQIIII16s")
+_DYNAMIC_SIZE = 1024
+_PARENTS = slice(64, 768)
+"""The parent's name and its locators, in the dynamic header."""
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _UNALLOCATED = 0xFFFFFFFF
+_MAX_SIZE = 2040 * GiB
+MAGIC = b"conectix"
 
 
-def inspect(reader: Reader, which: str, limits: Limits) -> Inspection:
+def inspect(file: File) -> Inspection:
     """Refuse differencing disks, wrong checksums and a table outside of the file.
 
-    The size of the disk is the footer's current size. The geometry beside it may round it down; then the details
-    tell, since some readers go by that.
+    The size of the disk is the footer's current size. The geometry beside it may be smaller or absurd; then the
+    details tell, since some readers go by that.
     """
-    last = 511 if reader.size % 512 == 511 else 512
-    footer = reader.read(reader.size - last, last).ljust(512, b"\0")
-    if not footer.startswith(b"conectix"):
-        footer = reader.read(0, 512)
-    values = f.unpack(_FOOTER, footer, which, "a VHD footer")
+    start, end = footers(file)
+    if start and end:
+        # The readers disagree on which of the two counts.
+        file.require(start == end, "the same footer at the start and at the end", "two that differ")
+    footer = start or end
+    values = _FOOTER.unpack_from(footer)
     _, _, version, data_at, _, creator, _, _, _, size, cylinders, heads, sectors, kind, checksum, _, _ = values
-    f.require(checksum == _checksum(footer, 64), which, "a footer whose checksum is right", f"{checksum:#x}")
+    file.require(checksum == _checksum(footer, 64), "a footer whose checksum is right", f"{checksum:#x}")
     if kind == _DIFFERENCING:
-        raise ExternalReferenceError(which, "a whole disk", "a differencing disk, which needs its parent")
+        raise ExternalReferenceError(file.which, "a whole disk", "a differencing disk, which needs its parent")
     if kind not in (_FIXED, _DYNAMIC) or version >> 16 != 1:
-        raise FeatureUnknownError(which, "a fixed or dynamic disk of version 1", f"type {kind}")
+        raise FeatureUnknownError(file.which, "a fixed or dynamic disk of version 1", f"type {kind}")
+    file.require_disk(size)
+    file.require(size % SECTOR == 0 and size <= _MAX_SIZE, f"whole sectors, at most {_MAX_SIZE} bytes", size)
+    file.require(bool(start) == (kind == _DYNAMIC), "a footer at the start of a dynamic disk only", f"type {kind}")
     if kind == _FIXED:
-        f.require(
-            size + last == reader.size or size + 512 == reader.size,
-            which,
-            f"a disk of {size} bytes",
-            reader.size - last,
-        )
+        content = (file.size - 511) // SECTOR * SECTOR
+        file.require(size == content, f"a disk of {size} bytes", content)
     else:
-        _check_dynamic(reader, data_at, size, which, limits)
-    details: dict[str, str | int | bool] = {"creator": creator.decode("ascii", "replace").strip("\0 ")}  # type: ignore[attr-defined]
-    geometry = cylinders * heads * sectors * 512
+        _check_dynamic(file, data_at, size)
+    details: dict[str, str | int | bool] = {"creator": creator.decode("ascii", "replace").strip("\0 ")}
+    geometry = cylinders * heads * sectors * SECTOR
     if geometry != size:
         details["geometry_size"] = geometry
     return Inspection("vhd", size, "fixed" if kind == _FIXED else "dynamic", details)
 
 
-def _check_dynamic(reader: Reader, at: int, size: int, which: str, limits: Limits) -> None:
-    header = f.read(reader, at, 1024, which, "the dynamic header")
-    magic, _, table_at, _, entries, block, checksum, parent = f.unpack(_DYNAMIC_HEADER, header, which, "a header")
-    f.require(magic == b"cxsparse", which, "a dynamic header", magic)  # type: ignore[comparison-overlap]
-    f.require(checksum == _checksum(header, 36), which, "a dynamic header whose checksum is right", f"{checksum:#x}")
-    if any(parent):  # type: ignore[arg-type]
-        raise ExternalReferenceError(which, "no parent", "the id of one")
-    f.require(512 <= block <= 256 * MiB and block & (block - 1) == 0, which, "a block size", block)
-    f.require(entries * block >= size, which, "a table for the whole disk", entries)
-    f.require(entries * 4 <= limits.header_size, which, "a table of a sane size", entries)
-    table = f.read(reader, table_at, entries * 4, which, "the block allocation table")
-    used = [entry for (entry,) in struct.iter_unpack(">I", table) if entry != _UNALLOCATED]
-    if used:
-        f.require(max(used) * 512 < reader.size, which, f"blocks within {reader.size} bytes", max(used) * 512)
-        f.require(len(set(used)) == len(used), which, "each block once", "one twice")
+def footers(file: File) -> tuple[bytes, bytes]:
+    """The footer's copy at the start, which dynamic disks have, and the footer at the end; empty where there is none.
+
+    Some writers leave out the last byte of the footer.
+    """
+    last = 511 if file.size % SECTOR == 511 else SECTOR
+    start, end = file.peek(0, SECTOR), file.peek(file.size - last, last).ljust(SECTOR, b"\0")
+    found = start if start.startswith(MAGIC) else b"", end if end.startswith(MAGIC) else b""
+    return found if file.size >= 511 else (b"", b"")
+
+
+def _check_dynamic(file: File, at: int, size: int) -> None:
+    header = file.read(at, _DYNAMIC_SIZE, "the dynamic header")
+    magic, _, table_at, _, entries, block, checksum, parent = _DYNAMIC_HEADER.unpack_from(header)
+    file.require(magic == b"cxsparse", "a dynamic header", magic)
+    file.require(checksum == _checksum(header, 36), "a dynamic header whose checksum is right", f"{checksum:#x}")
+    if any(parent) or any(header[_PARENTS]):
+        raise ExternalReferenceError(file.which, "no parent", "the id, name or place of one")
+    file.require(SECTOR <= block <= 256 * MiB and block & (block - 1) == 0, "a block size", block)
+    file.require(size <= entries * block <= _MAX_SIZE + block, "a table for the whole disk", entries)
+    places = [
+        ("the footer", 0, SECTOR),
+        ("the dynamic header", at, _DYNAMIC_SIZE),
+        ("the table", table_at, entries * 4),
+    ]
+    file.require_apart(places)
+    table = tables.load(file, table_at, entries * 4, ">u4", "the block allocation table")
+    starts = table[table != _UNALLOCATED] * np.uint64(SECTOR)
+    # A bitmap of its sectors, a bit each, lies before each block.
+    length = -(-block // SECTOR // 8 // SECTOR) * SECTOR + block
+    tables.require_within(file, starts + np.uint64(length), "blocks")
+    tables.require_apart(file, starts, length, "blocks", [place[1:] for place in places])
 
 
 def _checksum(data: bytes, at: int) -> int:

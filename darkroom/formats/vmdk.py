@@ -1,141 +1,182 @@
-"""VMDK, monolithicSparse and streamOptimized (VMware, Virtual Disk Format 5.0)."""
+"""VMDK, monolithicSparse and streamOptimized (VMware, Virtual Disk Format 5.0; QEMU, block/vmdk.c)."""
 
 import re
 import struct
 from array import array
+from dataclasses import dataclass
+
+import numpy as np
 
 from darkroom.formats import (
-    ExpansionBombError,
     ExternalReferenceError,
     FeatureUnknownError,
     Inspection,
+    UncleanError,
+    tables,
 )
-from darkroom.formats import fields as f
+from darkroom.formats.fields import SECTOR, File
 from darkroom.model import MiB, Reader
 from darkroom.settings import Limits
 
-_HEADER = struct.Struct("<4sIIQQQQIQQQBccccH")
 TABLE_ENTRIES = 512
-_SECTOR = 512
-_COMPRESSED = 1 << 16
+
+_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
+_LINE_ENDS = b"\n \r\n"
 _MAX_DESCRIPTOR = 1 * MiB
-_ALLOWED = {"monolithicSparse", "streamOptimized"}
+_DESCRIPTOR_AT = 512
+_HINT_AREA = 20 * SECTOR
+"""QEMU looks for the parent's name in these bytes behind the header, whatever the header says of the descriptor."""
+_ALLOWED = {"monolithicsparse": "monolithicSparse", "streamoptimized": "streamOptimized"}
 _AT_END = 0xFFFFFFFFFFFFFFFF
 _NO_PARENT = "ffffffff"
+_SECOND_DIRECTORY = 2
+_COMPRESSED = 1 << 16
+_TABLE = TABLE_ENTRIES * 4
+_ZERO = 1
+"""Marks a grain of zeros (flag bit 2), and is no place for one without it either."""
 _EXTENT = re.compile(r'(RW|RDONLY) (\d+) SPARSE "([^"/\\]+)"')
 _SETTING = re.compile(r'([\w.]+) ?= ?(?:"([^"]*)"|(\S*))')
-_SMALL = 64 * MiB
+_MARKER = struct.Struct("<QII496s")
+_END_OF_STREAM, _FOOTER = 0, 3
 
 
-def inspect(reader: Reader, which: str, limits: Limits) -> Inspection:
+@dataclass(frozen=True, slots=True)
+class _Header:
+    version: int
+    flags: int
+    capacity: int
+    grain: int
+    descriptor_at: int
+    descriptor_size: int
+    entries: int
+    compression: int
+
+
+def inspect(file: File) -> Inspection:
     """Refuse every other subformat, extents and parents elsewhere, and tables outside of the file."""
-    header = _final_header(reader, which)
-    f.require(header["capacity"] * _SECTOR < 1 << 62, which, "a disk size", header["capacity"])
-    grain = header["grain"]
-    f.require(8 <= grain <= 1 << 16 and grain & (grain - 1) == 0, which, "a grain of 8 to 65536 sectors", grain)
-    f.require(header["entries"] == TABLE_ENTRIES, which, "grain tables of 512 entries", header["entries"])
-    f.require(_tables(header) * 4 <= limits.header_size, which, "a grain directory of a sane size", _tables(header))
-    kind = _descriptor(reader, header, which)
-    size = header["capacity"] * _SECTOR
-    claimed = _claimed(reader, header, which, limits)
-    if min(claimed, size) > max(_SMALL, reader.size * limits.expansion):
-        raise ExpansionBombError(which, f"at most {limits.expansion} times its size", f"{claimed} bytes")
-    compressed = bool(header["compression"] or header["flags"] & _COMPRESSED)
-    return Inspection("vmdk", size, kind, {"grain_size": grain * _SECTOR, "compressed": compressed})
+    header, second_at, first_at = _final_header(file)
+    kind = _descriptor(file, header)
+    size, grain = header.capacity * SECTOR, header.grain
+    file.require_disk(size)
+    file.require(8 <= grain <= 1 << 16 and grain & (grain - 1) == 0, "a grain of 8 to 65536 sectors", grain)
+    file.require(header.entries == TABLE_ENTRIES, f"grain tables of {TABLE_ENTRIES} entries", header.entries)
+    compressed = bool(header.compression)
+    file.require(compressed == bool(header.flags & _COMPRESSED), "a flag for compressed grains", header.flags)
+    if header.flags & _SECOND_DIRECTORY:
+        # A copy, which some readers turn to when the first one is damaged.
+        _check_directory(file, header, second_at)
+    claimed = _check_grains(file, header, _check_directory(file, header, first_at))
+    tables.require_ratio(file, claimed, size)
+    return Inspection("vmdk", size, kind, {"grain_size": grain * SECTOR, "compressed": compressed})
 
 
 def grain_directory(reader: Reader, which: str) -> tuple[int, ...]:
     """The sectors of the grain tables, 0 where there is none, of a file that was inspected."""
-    header = _final_header(reader, which)
+    file = File(reader, which, Limits())
+    header, _, at = _final_header(file)
     count = _tables(header)
-    data = f.read(reader, header["tables_at"] * _SECTOR, count * 4, which, "the grain directory")
-    return struct.unpack(f"<{count}I", data)
+    return struct.unpack(f"<{count}I", file.read(at * SECTOR, count * 4, "the grain directory"))
 
 
 def grain_table(reader: Reader, sector: int, which: str) -> "array[int]":
     """The offsets in the file of the grains of one table, 0 for zeros; raises HeaderInvalidError."""
-    data = f.read(reader, sector * _SECTOR, 4 * TABLE_ENTRIES, which, "a grain table")
-    # 1 marks a grain of zeros (flag bit 2), and is no place for one without it either.
-    grains = array("Q", (grain * _SECTOR if grain > 1 else 0 for (grain,) in struct.iter_unpack("<I", data)))
-    f.require(max(grains) < reader.size, which, f"grains within {reader.size} bytes", max(grains))
+    file = File(reader, which, Limits())
+    data = file.read(sector * SECTOR, _TABLE, "a grain table")
+    grains = array("Q", (grain * SECTOR if grain > _ZERO else 0 for (grain,) in struct.iter_unpack("<I", data)))
+    file.require(max(grains) < file.size, f"grains within {file.size} bytes", max(grains))
     return grains
 
 
-def _final_header(reader: Reader, which: str) -> dict[str, int]:
-    head = reader.read(0, min(reader.size, _SECTOR))
-    if not head.startswith(b"KDMV"):
-        raise ExternalReferenceError(which, "one sparse file", "a descriptor of extents in other files")
-    header = _header(head, which)
-    if header["tables_at"] != _AT_END:
-        return header
-    # A streamed file has its final header in the footer, before the end-of-stream marker.
-    footer = _header(f.read(reader, reader.size - 2 * _SECTOR, _SECTOR, which, "the footer"), which)
-    same = ("version", "flags", "capacity", "grain", "descriptor_at", "descriptor_size", "entries", "compression")
-    f.require(all(header[name] == footer[name] for name in same), which, "a footer as the header", "another")
-    return footer
+def _final_header(file: File) -> tuple[_Header, int, int]:
+    """The header that counts, and where its second and first grain directory lie, in sectors."""
+    header, second_at, first_at = _read_header(file, 0)
+    if first_at == _AT_END:
+        second_at, first_at = _read_footer(file, header)
+    return header, second_at, first_at
 
 
-def _tables(header: dict[str, int]) -> int:
-    return -(-header["capacity"] // (header["grain"] * TABLE_ENTRIES))
+def _tables(header: _Header) -> int:
+    return -(-header.capacity // (header.grain * TABLE_ENTRIES))
 
 
-def _header(data: bytes, which: str) -> dict[str, int]:
-    values = f.unpack(_HEADER, data, which, "a VMDK header")
-    magic, version, flags, capacity, grain, at, size, entries, _, tables_at, _, unclean, *_, compression = values
-    f.require(magic == b"KDMV", which, "a VMDK header", magic)  # type: ignore[comparison-overlap]
+def _read_header(file: File, at: int) -> tuple[_Header, int, int]:
+    """A header, and where its second and first grain directory lie, in sectors."""
+    values = file.unpack(_HEADER, at, "a VMDK header")
+    magic, version, flags, capacity, grain, text_at, text_size, entries, second_at, first_at, *rest = values
+    _, unclean, line_ends, compression = rest
+    file.require(magic == b"KDMV" and line_ends == _LINE_ENDS, "a VMDK header", f"{magic!r} {line_ends!r}")
     if version not in (1, 2, 3) or compression not in (0, 1):
-        raise FeatureUnknownError(which, "version 1 to 3, no compression or deflate", f"version {version}")
-    return {
-        "version": version,
-        "flags": flags,
-        "capacity": capacity,
-        "grain": grain,
-        "descriptor_at": at,
-        "descriptor_size": size,
-        "entries": entries,
-        "tables_at": tables_at,
-        "unclean": unclean,
-        "compression": compression,
-    }
+        raise FeatureUnknownError(file.which, "version 1 to 3, no compression or deflate", f"version {version}")
+    if unclean:
+        remedy = "shut the machine down that uses it, and copy it again"
+        raise UncleanError(file.which, "a file that was closed", "one in use", remedy)
+    header = _Header(version, flags, capacity, grain, text_at, text_size, entries, compression)
+    return header, second_at, first_at
 
 
-def _descriptor(reader: Reader, header: dict[str, int], which: str) -> str:
+def _read_footer(file: File, header: _Header) -> tuple[int, int]:
+    """A streamed file has its final header in a footer: marker, header, end of stream, a sector each."""
+    at = file.size - 3 * SECTOR
+    for place, kind in ((at, _FOOTER), (at + 2 * SECTOR, _END_OF_STREAM)):
+        _, size, found, zero = file.unpack(_MARKER, place, "the footer")
+        file.require(size == 0 and found == kind and not any(zero), "a footer", "another end")
+    footer, second_at, first_at = _read_header(file, at + SECTOR)
+    file.require(footer == header, "a footer as the header", "another")
+    file.require(first_at != _AT_END, "one footer", "another in it")
+    return second_at, first_at
+
+
+def _descriptor(file: File, header: _Header) -> str:
     """Read the embedded descriptor, in which every line must be known; return the subformat."""
-    size = header["descriptor_size"] * _SECTOR
-    f.require(0 < size <= _MAX_DESCRIPTOR, which, f"a descriptor of at most {_MAX_DESCRIPTOR} bytes", size)
-    data = f.read(reader, header["descriptor_at"] * _SECTOR, size, which, "the descriptor").rstrip(b"\0")
-    f.require(b"\0" not in data, which, "a descriptor of text", "zero bytes in it")
+    size = header.descriptor_size * SECTOR
+    file.require(0 < size <= _MAX_DESCRIPTOR, f"a descriptor of at most {_MAX_DESCRIPTOR} bytes", size)
+    # Readers disagree on where it lies, unless it lies here.
+    file.require(header.descriptor_at * SECTOR == _DESCRIPTOR_AT, "the descriptor in sector 1", header.descriptor_at)
+    if b"parentfilenamehint" in file.peek(_DESCRIPTOR_AT, _HINT_AREA).lower():
+        raise ExternalReferenceError(file.which, "a whole disk", "the name of a parent disk")
+    text = file.read(_DESCRIPTOR_AT, size, "the descriptor").rstrip(b"\0")
+    file.require(b"\0" not in text, "a descriptor of text", "zero bytes in it")
+    lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    extents = [line for line in lines if _EXTENT.fullmatch(line)]
     settings: dict[str, str] = {}
-    extents = 0
-    for line in data.decode("utf-8", "replace").splitlines():
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        if _EXTENT.fullmatch(text):
-            extents += 1
-            continue
-        setting = _SETTING.fullmatch(text)
-        if setting is None:
-            raise ExternalReferenceError(which, "one sparse extent, its own", repr(text[:80]))
-        settings[setting[1].lower()] = setting[2] or setting[3] or ""
+    for line in lines:
+        setting = _SETTING.fullmatch(line)
+        if setting:
+            name = setting[1].lower()
+            file.require(name not in settings, "each setting once", name)
+            settings[name] = (setting[2] or setting[3] or "").lower()
+        elif line not in extents:
+            raise ExternalReferenceError(file.which, "one sparse extent, its own", repr(line[:80]))
     kind = settings.get("createtype", "")
-    if kind not in _ALLOWED:
-        raise ExternalReferenceError(which, " or ".join(sorted(_ALLOWED)), kind or "no createType")
-    if "parentfilenamehint" in settings or settings.get("parentcid", _NO_PARENT).lower() != _NO_PARENT:
-        raise ExternalReferenceError(which, "a whole disk", "a parent disk")
-    f.require(extents == 1, which, "one extent", extents)
-    return kind
+    if kind not in _ALLOWED or len(extents) != 1:
+        expected = "one extent of type " + " or ".join(_ALLOWED.values())
+        raise ExternalReferenceError(file.which, expected, f"{len(extents)} of type {kind[:40]!r}")
+    if "parentfilenamehint" in settings or settings.get("parentcid", _NO_PARENT) != _NO_PARENT:
+        raise ExternalReferenceError(file.which, "a whole disk", "a parent disk")
+    return _ALLOWED[kind]
 
 
-def _claimed(reader: Reader, header: dict[str, int], which: str, limits: Limits) -> int:
-    """The guest bytes that the grain tables claim, each checked as far as the limit of metadata goes."""
-    per_table = header["grain"] * TABLE_ENTRIES * _SECTOR
-    budget, claimed = limits.header_size, 0
-    for sector in filter(None, grain_directory(reader, which)):
-        budget -= 4 * TABLE_ENTRIES
-        if budget < 0:
-            claimed += per_table
-        else:
-            grains = grain_table(reader, sector, which)
-            claimed += (len(grains) - grains.count(0)) * header["grain"] * _SECTOR
+def _check_directory(file: File, header: _Header, at: int) -> tables.Array:
+    """The offsets in the file of the grain tables, which must lie within it."""
+    length = _tables(header) * 4
+    starts: tables.Array = tables.load(file, at * SECTOR, length, "<u4", "the grain directory")
+    starts = starts[starts != 0] * np.uint64(SECTOR)
+    taken = [(0, _DESCRIPTOR_AT + header.descriptor_size * SECTOR), (at * SECTOR, length)]
+    tables.require_within(file, starts + np.uint64(_TABLE), "grain tables")
+    tables.require_apart(file, starts, _TABLE, "grain tables", taken)
+    return starts
+
+
+def _check_grains(file: File, header: _Header, starts: tables.Array) -> float:
+    """Check that the grains lie within the file and apart from the tables; the guest bytes that they claim."""
+    taken, unit = np.sort(starts), header.grain * SECTOR
+    # Of the last grain some writers write no more than the disk has.
+    length = 1 if header.compression else header.capacity * SECTOR % unit or unit
+    claimed = 0.0
+    for weight, entries in tables.sample(file, starts, _TABLE, "<u4", "a grain table"):
+        grains = entries[entries > _ZERO] * np.uint64(SECTOR)
+        tables.require_within(file, grains + np.uint64(length), "grains")
+        tables.require_none_of(file, grains, taken, "grains")
+        claimed += weight * len(grains) * unit
     return claimed
