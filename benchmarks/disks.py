@@ -14,31 +14,21 @@ SIZE = 20 * GIB
 OFFSET = 1 << 20
 PACKAGES = (
     "systemd-sysv,openssh-server,linux-image-cloud-amd64,initramfs-tools,build-essential,openjdk-17-jdk-headless,"
-    "clang,golang-go,nodejs,git,vim,postgresql,python3-numpy,ca-certificates,locales,man-db,gdb,valgrind"
+    "clang,golang-go,nodejs,git,vim,postgresql,python3-numpy,ca-certificates,locales,man-db,gdb,valgrind,sudo"
 )
-ADDED = ("nginx-light", "redis-server", "tmux", "htop", "jq", "rsync")
-UPGRADED = [
+ADDED = ("tmux", "htop", "jq", "rsync")
+UPGRADED = (
     "openssl",
     "libssl3",
     "openssh-server",
     "openssh-client",
     "git",
-    "vim",
-    "vim-runtime",
-    "perl-base",
-    "perl",
-    "libc-bin",
-    "systemd",
-    "libsystemd0",
     "bash",
-    "coreutils",
-    "dpkg",
-    "apt",
+    "libc-bin",
     "tzdata",
-    "postgresql-15",
-    "nodejs",
-    "gdb",
-]
+    "systemd",
+    "sudo",
+)
 
 
 def build(folder: Path) -> None:
@@ -59,7 +49,7 @@ def build(folder: Path) -> None:
 def _first(folder: Path, disk: Path) -> None:
     root = folder / "root"
     shutil.rmtree(root, ignore_errors=True)
-    options = ("--variant=minbase", "--mode=root", f"--include={PACKAGES}", "--skip=cleanup/apt")
+    options = ("--variant=minbase", "--mode=root", f"--include={PACKAGES}", "--skip=cleanup/apt/cache")
     _run("mmdebstrap", *options, "bookworm", root)
     with open(disk, "wb") as file:
         file.truncate(SIZE)
@@ -87,6 +77,7 @@ def _next(first: Path, disk: Path, mount: Path) -> None:
         _run(*apt, "install", "--reinstall", "--yes", *UPGRADED)
         _run(*apt, "install", "--yes", "--no-install-recommends", *ADDED)
         _run(*apt, "clean")
+        shutil.rmtree(mount / "var/lib/apt/lists")  # as large as all that changed, and no part of a version
         _run("fstrim", mount)
     finally:
         _run("umount", mount)

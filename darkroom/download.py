@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from uuid import UUID
 
-from darkroom import chunks, manifest, packs
+from darkroom import buffers, chunks, manifest, packs
 from darkroom.errors import DamagedError
 from darkroom.manifest import PAGE_CHUNKS, ChunkRef, Manifest
 from darkroom.model import CHUNK_SIZE, Extent, MiB
@@ -40,6 +40,7 @@ class DiskReader:
         self._chunks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._last = -1
         self._pool = ThreadPoolExecutor(_THREADS, "fetch")
+        buffers.reuse()
 
     def close(self) -> None:
         """Stop fetching."""

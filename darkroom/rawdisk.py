@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from darkroom.errors import RefusedError
-from darkroom.model import Extent, MiB, Reader
+from darkroom.model import CHUNK_SIZE, Extent, MiB, Reader
 
 _PIECE = 4 * MiB
 _THREADS = 4
@@ -89,10 +89,14 @@ def write_raw(reader: Reader, path: Path, progress: Callable[[int, int], None]) 
 def _write_piece(reader: Reader, fd: int, offset: int) -> int:
     length = min(_PIECE, reader.size - offset)
     for extent in reader.extents(offset, length):
-        if not extent.zero:
-            data = memoryview(reader.read(extent.start, extent.length))
-            at = extent.start
-            while data:
-                written = os.pwrite(fd, data, at)
-                data, at = data[written:], at + written
+        # A chunk at a time, as the bytes lie in memory: a longer read would have to join them.
+        for start in range(extent.start, 0 if extent.zero else extent.end, CHUNK_SIZE):
+            _write(fd, start, reader.read(start, min(CHUNK_SIZE, extent.end - start)))
     return length
+
+
+def _write(fd: int, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from darkroom import chunks, crypto, manifest, packs
+from darkroom import buffers, chunks, crypto, manifest, packs
 from darkroom.catalog import Catalog, uploads
 from darkroom.manifest import ChunkRef
 from darkroom.model import CHUNK_SIZE, GiB, Reader
@@ -26,7 +26,7 @@ from darkroom.store import Store
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
-_BATCH = 32
+_BATCH = 16
 _READ = 2
 """Chunks read at once: larger buffers cost more in page faults than they save in calls."""
 _CODERS = 4
@@ -75,6 +75,7 @@ def upload(reader: Reader, target: Target, progress: Progress) -> None:
     Holds at most a few packs in memory. Raises what the reader, the store or the catalog raise; what was recorded
     stays, and the next call goes on there.
     """
+    buffers.reuse()
     uploads.drop_unfinished_packs(target.catalog, target.image)
     runs = uploads.finished_runs(target.catalog, target.image, target.disk)
     wanted = _allocation(reader)
