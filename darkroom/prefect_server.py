@@ -23,6 +23,8 @@ from darkroom.errors import UnavailableError
 _READY = 60.0
 _POLL = 0.05
 _STOP = 15.0
+_LET_GO = 2.0
+"""How long a server that was killed may take to let go of its port, in seconds."""
 _NOWHERE = "http://127.0.0.1:9"
 _NOT_INHERITED = ("PREFECT_", "DARKROOM_", "AWS_")
 
@@ -39,6 +41,7 @@ _SERVER = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     # The block types that come with Prefect have logos on a code host, which the UI would load.
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",
     # The server reads the list of worker types from a code host, without a setting for it; where that does not
     # answer, it takes its own copy. So what is not on this machine is behind a proxy that refuses.
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), _NOWHERE),
@@ -104,6 +107,7 @@ def client_environment(api_url: str) -> dict[str, str]:
 def _start(folder: Path, lock: int) -> None:
     port = _free_port(_port(folder))
     (folder / "port").write_text(str(port))
+    _leave_out_second_ui(folder / "ui")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     environment = {
         **inherited,
@@ -124,6 +128,16 @@ def _start(folder: Path, lock: int) -> None:
         if started.poll() is not None:
             raise _failure(folder)
         time.sleep(_POLL)
+
+
+def _leave_out_second_ui(folder: Path) -> None:
+    """Have the server not serve its second UI, which asks an analytics service how to behave, whatever the settings.
+
+    The server leaves out a UI whose files it cannot copy; the folder to copy to is taken by a link to nowhere.
+    """
+    folder.mkdir(exist_ok=True)
+    if not (folder / "v2").is_symlink():
+        (folder / "v2").symlink_to("nowhere")
 
 
 def _wait(folder: Path) -> None:
@@ -167,13 +181,22 @@ def _url(folder: Path) -> str:
 
 
 def _free_port(wanted: int) -> int:
-    """The wanted port if it is free, so that bookmarks stay good; else any that is free."""
+    """The wanted port, so that workers and bookmarks find the server again; any that is free if it stays taken."""
+    deadline = time.monotonic() + _LET_GO
+    while not (port := _bindable(wanted)):
+        if time.monotonic() > deadline:
+            wanted = 0
+        time.sleep(_POLL)
+    return port
+
+
+def _bindable(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            probe.bind(("127.0.0.1", 0))
+            return 0
         return int(probe.getsockname()[1])
 
 

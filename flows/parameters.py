@@ -53,7 +53,10 @@ class ImportImage(_Form):
         min_length=1,
     )
     name: Annotated[str, _by(rules.check_name)] = Field(
-        title="Name", description="Unique in the project", max_length=rules.MAX_NAME
+        title="Name",
+        description="Unique in the project",
+        max_length=rules.MAX_NAME,
+        json_schema_extra={"pattern": rules.NAME_PATTERN},
     )
     key: str = Field("", title="Encrypt under key", description="A key of the key manager; empty: not encrypted")
     type: Literal["system", "data"] = Field("system", title="Type", description="A disk that boots, or one with data")
@@ -64,7 +67,7 @@ class ImportImage(_Form):
         "", title="Publisher's digest", description="Such as sha256:… ; the import fails if the file has another"
     )
     os_type: Literal["Linux", "Windows", "Other"] = Field("Other", title="Operating system", description="Its family")
-    os_version: str = Field("", title="Version", description="Such as Debian 12")
+    os_version: str = Field("", title="Version of the system", description="Such as Debian 12")
     min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: the disk's own size", ge=0, le=2048)
     min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: no minimum", ge=0, le=rules.MAX_RAM)
     max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: no maximum", ge=0, le=rules.MAX_RAM)
@@ -72,7 +75,10 @@ class ImportImage(_Form):
         "", title="Description", description="One line", max_length=rules.MAX_DESCRIPTION
     )
     tags: Annotated[dict[str, str], _by(rules.check_tags)] = Field(
-        default_factory=dict, title="Tags", description="Keys and values, at most ten"
+        {},
+        title="Tags",
+        description='Keys and values as JSON, such as {"team": "web"}; at most ten',
+        json_schema_extra={"maxProperties": rules.MAX_TAGS},
     )
     quick: bool = Field(False, title="Quick import", description="Do not read back what was stored")
     blocks: SystemBlocks = Field(default_factory=SystemBlocks, title="Systems", description="Prefect blocks to use")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 Listener = Callable[[str, int, int], None]
@@ -27,18 +28,23 @@ def reported(step: str) -> Iterator[Callable[[int, int], None]]:
         nonlocal artifact, updated
         for listener in _listeners:
             listener(step, done, total)
-        now = time.monotonic()
-        if not total or now - updated < _INTERVAL:
-            return
-        updated = now
-        share = 100.0 * done / total
-        if artifact is None:
-            made = create_progress_artifact(share, key=f"progress-{step}", description=f"{step}: bytes done")
-            assert isinstance(made, UUID)
-            artifact = made
-        else:
-            update_progress_artifact(artifact, share)
+        if total and time.monotonic() - updated >= _INTERVAL:
+            artifact = _show(artifact, step, 100.0 * done / total)
+            updated = time.monotonic()
 
     yield update
     if artifact is not None:
-        update_progress_artifact(artifact, 100.0)
+        _show(artifact, step, 100.0)
+
+
+def _show(artifact: UUID | None, step: str, share: float) -> UUID | None:
+    """Make or change the artifact. Work does not fail because its progress cannot be shown."""
+    try:
+        if artifact is None:
+            made = create_progress_artifact(share, key=f"progress-{step}", description=f"{step}: bytes done")
+            assert isinstance(made, UUID)
+            return made
+        update_progress_artifact(artifact, share)
+    except Exception as error:
+        get_run_logger().warning("the progress of %s cannot be shown: %s", step, error)
+    return artifact

@@ -8,11 +8,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from darkroom import keys, postgres, store, systems
+from darkroom import keys, postgres, prefect_server, store, systems
 from darkroom.settings import Settings
 from tests import servers
 
 _numbers = itertools.count()
+
+os.environ.update(prefect_server.QUIET)  # before any test imports Prefect
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +65,26 @@ def to(catalog_url, home):
     with systems.open_systems(Settings()) as found:
         found.keys.create("gold")
         yield found
+
+
+@pytest.fixture(scope="session")
+def prefect_folder(short_folder):
+    """The folder of an embedded Prefect server that the whole run shares; its first start takes ten seconds."""
+    folder = short_folder / "prefect"
+    prefect_server.ensure(folder)
+    yield folder
+    prefect_server.stop(folder)
+    assert not prefect_server.status(folder)["running"]
+
+
+@pytest.fixture
+def prefect_api(prefect_folder, home):
+    """The API of that server, to which the flows that a test runs in this process report."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    url = prefect_server.ensure(prefect_folder)
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: home / "prefect-client"}):
+        yield url
 
 
 @pytest.fixture(scope="session")

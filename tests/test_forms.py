@@ -1,0 +1,99 @@
+"""The parameters of the flows, as the Prefect UI shows them and as a run takes them."""
+
+import re
+
+import jsonschema
+import pytest
+from prefect.utilities.callables import parameter_schema
+from pydantic import ValidationError
+
+from darkroom import rules
+from darkroom.errors import DarkroomError
+from flows.export_image import export_image
+from flows.import_image import import_image
+from flows.parameters import ExportImage, ImportImage
+
+FLOWS = [import_image, export_image]
+SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
+
+
+def schema_of(flow) -> dict:
+    return parameter_schema(flow.fn).model_dump_for_openapi()
+
+
+def fields_of(flow):
+    for form in schema_of(flow)["definitions"].values():
+        for name, field in form["properties"].items():
+            yield f"{form['title']}.{name}", field
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_every_field_has_a_title_and_a_description(flow):
+    fields = dict(fields_of(flow))
+
+    assert len(fields) > 4
+    assert [name for name, field in fields.items() if not (field.get("title") and field.get("description"))] == []
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_no_field_renders_as_a_switch_of_types(flow):
+    assert [name for name, field in fields_of(flow) if {"anyOf", "oneOf"} & field.keys()] == []
+    assert "null" not in re.findall(r"'type': '(\w+)'", str(schema_of(flow)))
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_only_what_has_no_sensible_default_is_required(flow):
+    required = {form["title"]: form.get("required", []) for form in schema_of(flow)["definitions"].values()}
+
+    assert required in (
+        {"ImportImage": ["source", "name"], "SystemBlocks": []},
+        {"ExportImage": ["image", "target"], "SystemBlocks": []},
+    )
+
+
+@pytest.mark.parametrize("name", ["web-1", "a", "a b", "x" * 128, "", " a", "a/b", "x" * 129])
+def test_the_form_refuses_the_names_that_the_rules_refuse(name):
+    """The server checks a form against its schema, before there is a run."""
+    try:
+        rules.check_name(name)
+        allowed = True
+    except DarkroomError:
+        allowed = False
+
+    checker = jsonschema.Draft202012Validator(schema_of(import_image))
+
+    assert checker.is_valid({"request": {**SMALLEST, "name": name}}) == allowed
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("name", "a/b", "name-invalid"),
+        ("description", "a\nb", "description-invalid"),
+        ("tags", {"a b": "c"}, "tag-invalid"),
+        ("digest", "sha256:12", "digest"),
+        ("min_disk", 1500, "min-disk-invalid"),
+    ],
+)
+def test_a_broken_rule_is_refused_in_the_words_of_the_command_line(field, value, code):
+    with pytest.raises(ValidationError, match=f"{code}.*: ") as caught:
+        ImportImage(**{**SMALLEST, field: value})
+
+    assert len(caught.value.errors()) == 1
+
+
+def test_more_memory_at_least_than_at_most_is_refused():
+    with pytest.raises(ValidationError, match="memory-invalid: "):
+        ImportImage(**SMALLEST, min_ram=2048, max_ram=1024)
+
+
+def test_a_field_that_does_not_exist_is_refused():
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ExportImage(image="web-1", target="/out.qcow2", fromat="raw")
+
+
+def test_the_smallest_form_asks_for_a_plain_system_image():
+    request = ImportImage(**SMALLEST).request()
+
+    assert (request.source, request.name) == ("/disks/web.vmdk", "web-1")
+    assert (request.key, request.type, request.format, request.digest, request.tags) == ("", "system", "", "", {})
