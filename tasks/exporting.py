@@ -5,6 +5,7 @@ from typing import Any
 from prefect import task
 
 from darkroom import exporting
+from darkroom.catalog import images
 from tasks.policy import POLICY
 from tasks.progress import reported
 from tasks.systems import Blocks, opened
@@ -14,4 +15,5 @@ from tasks.systems import Blocks, opened
 def export(image: str, target: str, format: str, blocks: Blocks) -> dict[str, Any]:
     """Write the image to a file or an object."""
     with opened(blocks) as systems, reported("export") as progress:
-        return exporting.export(systems, image, target, format, progress)
+        found = images.find(systems.catalog, image)
+        return exporting.export(systems, str(found["id"]), target, format, progress)

@@ -80,10 +80,11 @@ def prefect_folder(short_folder):
 @pytest.fixture
 def prefect_api(prefect_folder, home):
     """The API of that server, to which the flows that a test runs in this process report."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     url = prefect_server.ensure(prefect_folder)
-    with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: home / "prefect-client"}):
+    settings = {PREFECT_API_URL: url, PREFECT_HOME: home / "prefect-client", PREFECT_LOGGING_TO_API_ENABLED: False}
+    with temporary_settings(settings):
         yield url
 
 
