@@ -94,6 +94,7 @@ class VirtualSizeError(RefusedError):
 
     code = "virtual-size"
     what = "the size of the disk is not accepted"
+    default_remedy = "shrink the disk where it was made, or check that the file was copied whole"
 
 
 class ExpansionBombError(RefusedError):
@@ -101,6 +102,7 @@ class ExpansionBombError(RefusedError):
 
     code = "expansion-bomb"
     what = "the file expands beyond the accepted ratio"
+    default_remedy = "if you trust it, write it uncompressed with `qemu-img convert`, and import the result"
 
 
 class UnsafeError(RefusedError):
@@ -151,5 +153,5 @@ def inspect(reader: Reader, declared: str, which: str, limits: "Limits") -> Insp
     if declared and declared != kind:
         raise FormatMismatchError(which, declared, kind if found else "no known header")
     result = detect.inspector(kind)(file)
-    opinion.agree(file, result)
+    opinion.agree(fields.File(reader, which, limits), result)
     return result

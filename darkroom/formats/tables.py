@@ -16,6 +16,7 @@ from darkroom.model import MiB
 Array = NDArray[np.uint64]
 
 _RUN = 1 * MiB
+_PARTS = 64
 _SMALL = 64 * MiB
 """What any file may expand to."""
 
@@ -28,7 +29,7 @@ def load(file: File, offset: int, length: int, kind: str, what: str) -> Array:
 
 
 def sample(file: File, starts: Array, length: int, kind: str, what: str) -> Iterator[tuple[float, Array]]:
-    """The entries of the tables at `starts`, a run of neighbours at a time, with the weight that they stand for.
+    """The entries of the tables at `starts`, about 1 MiB at a time, with the weight that they stand for.
 
     Of more tables than the budget allows some are read, chosen at random: nobody can make a file for the choice.
     """
@@ -39,11 +40,15 @@ def sample(file: File, starts: Array, length: int, kind: str, what: str) -> Iter
     starts = np.sort(starts)
     breaks = np.flatnonzero(np.diff(starts) != length) + 1
     step = max(1, _RUN // length)
+    parts: list[bytes] = []
     for run in np.split(starts, breaks) if len(starts) else []:
         for first in range(0, len(run), step):
-            count = min(step, len(run) - first)
-            data = file.read(int(run[first]), count * length, what)
-            yield total / len(starts), _entries(data, kind)
+            parts.append(file.read(int(run[first]), min(step, len(run) - first) * length, what))
+            if sum(map(len, parts)) >= _RUN or len(parts) == _PARTS:
+                yield total / len(starts), _entries(b"".join(parts), kind)
+                parts = []
+    if parts:
+        yield total / len(starts), _entries(b"".join(parts), kind)
 
 
 def require_within(file: File, ends: Array, what: str) -> None:

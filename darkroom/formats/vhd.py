@@ -16,7 +16,8 @@ _PARENTS = slice(64, 768)
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _UNALLOCATED = 0xFFFFFFFF
 _MAX_SIZE = 2040 * GiB
-MAGIC = b"conectix"
+_MAGIC = b"conectix"
+_SHORT = 511
 
 
 def inspect(file: File) -> Inspection:
@@ -25,7 +26,8 @@ def inspect(file: File) -> Inspection:
     The size of the disk is the footer's current size. The geometry beside it may be smaller or absurd; then the
     details tell, since some readers go by that.
     """
-    start, end = footers(file)
+    file.require(file.size >= _SHORT, "a footer", f"a file of {file.size} bytes")
+    start, end = _footers(file)
     if start and end:
         # The readers disagree on which of the two counts.
         file.require(start == end, "the same footer at the start and at the end", "two that differ")
@@ -41,7 +43,7 @@ def inspect(file: File) -> Inspection:
     file.require(size % SECTOR == 0 and size <= _MAX_SIZE, f"whole sectors, at most {_MAX_SIZE} bytes", size)
     file.require(bool(start) == (kind == _DYNAMIC), "a footer at the start of a dynamic disk only", f"type {kind}")
     if kind == _FIXED:
-        content = (file.size - 511) // SECTOR * SECTOR
+        content = (file.size - _SHORT) // SECTOR * SECTOR
         file.require(size == content, f"a disk of {size} bytes", content)
     else:
         _check_dynamic(file, data_at, size)
@@ -52,15 +54,15 @@ def inspect(file: File) -> Inspection:
     return Inspection("vhd", size, "fixed" if kind == _FIXED else "dynamic", details)
 
 
-def footers(file: File) -> tuple[bytes, bytes]:
+def _footers(file: File) -> tuple[bytes, bytes]:
     """The footer's copy at the start, which dynamic disks have, and the footer at the end; empty where there is none.
 
     Some writers leave out the last byte of the footer.
     """
-    last = 511 if file.size % SECTOR == 511 else SECTOR
-    start, end = file.peek(0, SECTOR), file.peek(file.size - last, last).ljust(SECTOR, b"\0")
-    found = start if start.startswith(MAGIC) else b"", end if end.startswith(MAGIC) else b""
-    return found if file.size >= 511 else (b"", b"")
+    last = _SHORT if file.size % SECTOR == _SHORT else SECTOR
+    start, end = file.peek(0, SECTOR), file.peek(file.size - last, last)
+    found = [footer.ljust(SECTOR, b"\0") if footer.startswith(_MAGIC) else b"" for footer in (start, end)]
+    return found[0], found[1]
 
 
 def _check_dynamic(file: File, at: int, size: int) -> None:

@@ -103,10 +103,11 @@ def _read_header(file: File, at: int) -> tuple[_Header, int, int]:
     """A header, and where its second and first grain directory lie, in sectors."""
     values = file.unpack(_HEADER, at, "a VMDK header")
     magic, version, flags, capacity, grain, text_at, text_size, entries, second_at, first_at, *rest = values
-    _, unclean, line_ends, compression = rest
+    overhead, unclean, line_ends, compression = rest
     file.require(magic == b"KDMV" and line_ends == _LINE_ENDS, "a VMDK header", f"{magic!r} {line_ends!r}")
     if version not in (1, 2, 3) or compression not in (0, 1):
         raise FeatureUnknownError(file.which, "version 1 to 3, no compression or deflate", f"version {version}")
+    file.require(overhead * SECTOR <= file.size, f"metadata within {file.size} bytes", overhead * SECTOR)
     if unclean:
         remedy = "shut the machine down that uses it, and copy it again"
         raise UncleanError(file.which, "a file that was closed", "one in use", remedy)
