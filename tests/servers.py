@@ -1,6 +1,8 @@
 """Real servers for the tests, which die with the test run however it ends."""
 
 import json
+import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,57 +11,89 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-ACCESS_KEY, SECRET_KEY = "test-access", "test-secret"
+CREDENTIALS = ("test-access", "test-secret")
+_PORTS = ("s3.port", "master.port", "filer.port", "volume.port", "admin.port")
 
 
-@dataclass(frozen=True)
 class S3Server:
-    url: str
-    process: subprocess.Popen
+    """SeaweedFS with one access key; its data and its ports stay when it is killed and started again."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self.url = f"http://127.0.0.1:{self._ports['s3.port']}"
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": CREDENTIALS[0], "secretKey": CREDENTIALS[1]}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (folder / "data").mkdir(exist_ok=True)
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        weed = Path(sys.executable).with_name("weed")
+        command = [
+            # A /tmp of its own, for it leaves sockets there; and it dies with us, even if we are killed.
+            *("bwrap", "--dev-bind", "/", "/", "--tmpfs", "/tmp", "--bind", self._folder, self._folder),
+            *("--ro-bind", sys.prefix, sys.prefix, "--die-with-parent", "--", weed, "mini"),
+            *(f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(f"-{name}={port}" for name, port in self._ports.items()),
+            *(f"-s3.config={self._folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false"),
+            *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false", "-admin.ui=false"),
+            *("-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=5000"),
+        ]
+        with open(self._folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [str(word) for word in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self._folder
+            )
+        deadline = time.monotonic() + 60
+        while not _answers(self.url):
+            said = (self._folder / "log").read_text(errors="replace")[-2000:]
+            assert self._process.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """As a crash does, with no time to tidy up."""
+        self._process.kill()
+        self._process.wait()
 
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """SeaweedFS with one access key."""
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    config = folder / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
-    port = free_port()
-    ports = [f"-{name}={free_port()}" for name in ("master.port", "filer.port", "volume.port")]
-    command = [
-        *("setpriv", "--pdeathsig", "KILL", str(Path(sys.executable).with_name("weed")), "mini"),
-        *(f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={port}", f"-s3.config={config}", *ports),
-        *("-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-volume.max=5000"),
-        *("-master.volumeSizeLimitMB=256", "-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false"),
-    ]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
+    server = S3Server(folder)
     try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
-        while not _answers(url):
-            assert process.poll() is None, (folder / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-            time.sleep(0.1)
-        yield S3Server(url, process)
+        server.start()
+        yield server
     finally:
-        process.kill()
-        process.wait()
+        server.kill()
+        shutil.rmtree(folder / "data")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now, as are those 10000 above, where SeaweedFS speaks gRPC.
+
+    They lie below the ports that the system gives to clients, which could take one before the server does.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(11_000, 22_000)
+        if port not in found and _is_free(port) and _is_free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _answers(url: str) -> bool:

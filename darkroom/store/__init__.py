@@ -5,6 +5,7 @@ catalog is the lock.
 """
 
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,9 @@ from darkroom.errors import DamagedError, DarkroomError, UnavailableError
 from darkroom.model import Buffer
 from darkroom.settings import Settings
 
-_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
+_KEY = re.compile(rf"{_NAME}(/{_NAME})*")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 class ObjectMissingError(DamagedError):
@@ -61,7 +64,7 @@ class StoreUrlError(DarkroomError):
     """The address of the store is not one that Darkroom knows."""
 
     code = "store-url"
-    what = "this object store is not known"
+    what = "this is not the address of an object store"
     default_remedy = "give s3://bucket/prefix or a directory"
     exit_code = 2
 
@@ -73,12 +76,15 @@ class Store(Protocol):
     """Where it is, without credentials."""
 
     def put(self, key: str, parts: Iterable[Buffer], size: int) -> None:
-        """Write an object of exactly `size` bytes, durably; it appears whole or not at all, replacing any other."""
+        """Write an object of exactly `size` bytes, durably; it appears whole or not at all, replacing any other.
+
+        Raises ValueError if the parts have another size; an error that `parts` raises comes out as it is.
+        """
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return exactly that range, to the end if `length` is None.
 
-        Raises ObjectMissingError, ObjectTruncatedError.
+        Raises ObjectMissingError, ObjectTruncatedError. A transfer that breaks off is repeated, never returned.
         """
 
     def size(self, key: str) -> int:
@@ -88,17 +94,45 @@ class Store(Protocol):
         """Remove an object, if it is there."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield key and size of every object whose key begins with `prefix`, in no certain order."""
+        """Yield key and size of every object whose key begins with `prefix`, in no certain order.
+
+        Servers that speak S3 differ in the order, and names that are not keys are not ours: they are left out.
+        """
+
+    def sweep(self, older_than: float) -> int:
+        """Remove what puts that were killed more than so many seconds ago left unseen; return how many."""
 
     def check(self) -> None:
         """Write, read and remove a small object; raises the error that a use would meet."""
 
 
+def is_key(name: str) -> bool:
+    """Whether it is `/`-separated names that no file system or URL reads otherwise."""
+    return len(name) <= 512 and _KEY.fullmatch(name) is not None
+
+
 def check_key(key: str) -> str:
-    """Return the key; raises ValueError unless it is `/`-separated names that no file system or URL reads otherwise."""
-    if not _KEY.fullmatch(key) or len(key) > 512:
+    """Return the key; raises ValueError unless it is one."""
+    if not is_key(key):
         raise ValueError(f"not an object key: {key!r}")
     return key
+
+
+def folder_of(prefix: str) -> list[str]:
+    """The names that lead to the objects of a prefix; raises ValueError unless they are names."""
+    head, separator, _ = prefix.rpartition("/")
+    return check_key(head).split("/") if separator else []
+
+
+def probe(store: Store) -> None:
+    """What `check` does."""
+    key, body = f"check-{secrets.token_hex(8)}", secrets.token_bytes(16)
+    store.put(key, [body], len(body))
+    try:
+        if (found := store.get(key)) != body:
+            raise StoreUnavailableError(store.url, "the bytes that were put", f"{len(found)} others")
+    finally:
+        store.delete(key)
 
 
 def open_store(url: str, settings: Settings, credentials: tuple[str, str] | None = None) -> Store:
@@ -111,9 +145,11 @@ def open_store(url: str, settings: Settings, credentials: tuple[str, str] | None
         from darkroom.store.directory import DirectoryStore  # noqa: PLC0415
 
         return DirectoryStore(Path(rest if separator else url).expanduser().absolute())
-    if scheme == "s3" and rest.strip("/"):
-        from darkroom.store.s3 import S3Store  # noqa: PLC0415 - boto3 takes 0.2 s to import
+    bucket, _, prefix = rest.partition("/")
+    prefix = prefix.strip("/")
+    # What is not a name may be a credential in the wrong place: it is not repeated in the error.
+    if scheme != "s3" or not _BUCKET.fullmatch(bucket) or not (prefix == "" or is_key(prefix)):
+        raise StoreUrlError(f"{scheme}://…")
+    from darkroom.store.s3 import S3Store  # noqa: PLC0415 - boto3 takes 0.2 s to import
 
-        bucket, _, prefix = rest.partition("/")
-        return S3Store(bucket, prefix.strip("/"), settings.s3_endpoint_url, credentials)
-    raise StoreUrlError(f"{scheme}://…")
+    return S3Store(bucket, prefix, settings.s3_endpoint_url, credentials)
