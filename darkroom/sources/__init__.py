@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from darkroom.errors import RefusedError, UnavailableError
+import blake3
+
+from darkroom.errors import MissingError, RefusedError, UnavailableError
 from darkroom.model import MiB, Reader
 from darkroom.rawdisk import SourceChangedError
 from darkroom.settings import Settings
@@ -20,7 +23,10 @@ Progress = Callable[[int, int], None]
 FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi")
 _SUFFIXES = {name: name for name in FORMATS} | {"img": "", "iso": "iso", "zvhd": "zvhd", "zvhd2": "zvhd2", "vpc": "vhd"}
 _PIECE = 4 * MiB
-_ALGORITHMS = ("sha256", "sha512", "sha384", "blake2b", "sha1", "md5")
+_HASHERS: dict[str, Callable[[], Any]] = {
+    **{name: getattr(hashlib, name) for name in ("sha256", "sha512", "sha384", "blake2b", "sha1", "md5")},
+    "blake3": blake3.blake3,
+}
 
 
 class SourceUrlError(RefusedError):
@@ -29,6 +35,28 @@ class SourceUrlError(RefusedError):
     code = "source-url"
     what = "this source cannot be read from"
     default_remedy = "give a path, s3://bucket/key, http(s)://host/path or nbd://host/export, without credentials"
+
+
+class SourceMissingError(MissingError):
+    """There is no file, object or export at the address of a source."""
+
+    code = "source-not-found"
+    what = "there is no such file"
+
+
+class SourceDeniedError(RefusedError):
+    """The source may not be read by this account."""
+
+    code = "source-denied"
+    what = "the source may not be read"
+    default_remedy = "give this account the right to read it"
+
+
+class SourceUnavailableError(UnavailableError):
+    """The server of a source does not answer, or breaks off."""
+
+    code = "source-unavailable"
+    what = "the source does not answer"
 
 
 class DigestMismatchError(RefusedError):
@@ -44,14 +72,7 @@ class DigestFormatError(RefusedError):
 
     code = "digest-format"
     what = "the declared digest cannot be compared"
-    default_remedy = f"give ALGORITHM:HEX with one of {', '.join(_ALGORITHMS)}"
-
-
-class SourceUnavailableError(UnavailableError):
-    """The server of a source does not answer, or breaks off."""
-
-    code = "source-unavailable"
-    what = "the source does not answer"
+    default_remedy = f"give ALGORITHM:HEX with one of {', '.join(_HASHERS)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +98,13 @@ class Source:
     published: Reader | None = None
     """The bytes that a publisher's digest is of, where they are others than `reader`'s."""
     properties: dict[str, str] = field(default_factory=dict)
+    """What an OVF tells of the server: name, os, firmware, manifest (verified or none)."""
 
 
 def identify(url: str, settings: Settings) -> tuple[str, str]:
     """The address of a source, safe to show, and its identity; neither downloads nor decompresses."""
-    _check_address(url)
-    if urlsplit(url).scheme in ("http", "https"):
+    parts = _split(url)
+    if parts.scheme in ("http", "https"):
         from darkroom.sources import http  # noqa: PLC0415
 
         return http.identify(url, settings)
@@ -91,29 +113,28 @@ def identify(url: str, settings: Settings) -> tuple[str, str]:
 
 
 @contextmanager
-def open_address(url: str, settings: Settings, spool: Path) -> Iterator[Source]:
+def open_address(
+    url: str, settings: Settings, spool: Path, progress: Progress = lambda done, total: None
+) -> Iterator[Source]:
     """The published file as it is: neither decompressed nor unpacked. Raises SourceUrlError and what opening raises."""
-    _check_address(url)
-    parts = urlsplit(url)
+    parts = _split(url)
     with ExitStack() as stack:
-        if not parts.scheme or parts.scheme == "file":
+        if parts.scheme == "file":
             from darkroom.sources import local  # noqa: PLC0415
 
-            source = stack.enter_context(local.open_path(Path(parts.path if parts.scheme else url)))
+            source = stack.enter_context(local.open_path(Path(parts.path)))
         elif parts.scheme == "s3":
             from darkroom.sources import s3  # noqa: PLC0415 - boto3 takes 0.2 s to import
 
-            source = stack.enter_context(s3.open_object(parts, settings))
+            source = stack.enter_context(s3.open_object(url, settings))
         elif parts.scheme in ("http", "https"):
             from darkroom.sources import http  # noqa: PLC0415
 
-            source = stack.enter_context(http.open_url(url, settings, spool))
-        elif parts.scheme in ("nbd", "nbds", "nbd+unix"):
+            source = stack.enter_context(http.open_url(url, settings, spool, progress))
+        else:
             from darkroom.sources import nbd  # noqa: PLC0415
 
             source = stack.enter_context(nbd.open_export(url))
-        else:
-            raise SourceUrlError(url, "", f"{parts.scheme}://")
         yield source
 
 
@@ -125,21 +146,34 @@ def open_source(
     from darkroom.sources import compressed, ova  # noqa: PLC0415
 
     with ExitStack() as stack:
-        source = stack.enter_context(open_address(url, settings, spool))
+        source = stack.enter_context(open_address(url, settings, spool, progress))
         if not source.is_disk:
             published = source.reader
             source = stack.enter_context(compressed.opened(source, settings, spool, progress))
-            source = ova.opened(source)
+            source = ova.opened(source, spool, progress)
             source = replace(source, published=published)
         yield source
 
 
-def _check_address(url: str) -> None:
-    parts = urlsplit(url)
+def _split(url: str) -> SplitResult:
+    """The parts of an address; a path is one with the scheme file. Only what has "://" in it is taken for a URL."""
+    if "://" not in url:
+        return SplitResult("file", "", url, "", "")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise SourceUrlError(url.partition("://")[0] + "://…", "a URL", "another text") from None
     if "@" in parts.netloc:
         raise SourceUrlError(
             f"{parts.scheme}://…", "no credentials", "some", "they would be stored; use a presigned URL"
         )
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise SourceUrlError(url, "file:///path", f"a file of the host {parts.netloc}")
+        return parts._replace(path=unquote(parts.path))
+    if parts.scheme not in ("s3", "http", "https", "nbd", "nbds", "nbd+unix"):
+        raise SourceUrlError(parts._replace(query="", fragment="").geturl(), "", f"{parts.scheme}://")
+    return parts
 
 
 def hint_of(name: str) -> str:
@@ -147,17 +181,25 @@ def hint_of(name: str) -> str:
     return _SUFFIXES.get(name.rpartition(".")[2].lower(), "")
 
 
+def digest_of(source: Source, algorithm: str, progress: Progress) -> str:
+    """The digest of the published file (compressed or an OVA, if it is one), in hexadecimal digits."""
+    reader = source.published or source.reader
+    hasher = _HASHERS[algorithm]()
+    for offset in range(0, reader.size, _PIECE):
+        length = min(_PIECE, reader.size - offset)
+        hasher.update(reader.read(offset, length))
+        progress(offset + length, reader.size)
+    digest: str = hasher.hexdigest()
+    return digest
+
+
 def verify_digest(source: Source, declared: str, progress: Progress) -> None:
     """Compare the published file with ALGORITHM:HEX; raises DigestMismatchError, DigestFormatError."""
-    algorithm, _, expected = declared.partition(":")
     check_digest(declared)
-    reader = source.published or source.reader
-    hasher = hashlib.new(algorithm)
-    for offset in range(0, reader.size, _PIECE):
-        hasher.update(reader.read(offset, min(_PIECE, reader.size - offset)))
-        progress(offset, reader.size)
-    if hasher.hexdigest() != expected.lower():
-        raise DigestMismatchError(source.name, declared.lower(), f"{algorithm}:{hasher.hexdigest()}")
+    algorithm, _, expected = declared.partition(":")
+    found = digest_of(source, algorithm, progress)
+    if found != expected.lower():
+        raise DigestMismatchError(source.name, declared.lower(), f"{algorithm}:{found}")
 
 
 def check_digest(declared: str) -> None:
@@ -165,9 +207,9 @@ def check_digest(declared: str) -> None:
     algorithm, _, digits = declared.partition(":")
     if not declared:
         return
-    if algorithm not in _ALGORITHMS:
+    if algorithm not in _HASHERS:
         raise DigestFormatError(declared, "ALGORITHM:HEX", f"algorithm {algorithm!r}")
-    wanted = hashlib.new(algorithm).digest_size * 2
+    wanted = _HASHERS[algorithm]().digest_size * 2
     if len(digits) != wanted or not set(digits.lower()) <= set("0123456789abcdef"):
         raise DigestFormatError(declared, f"{wanted} hexadecimal digits", f"{len(digits)} characters")
 

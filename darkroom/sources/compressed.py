@@ -3,26 +3,36 @@
 import bz2
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import zstandard
 
 from darkroom.errors import RefusedError
-from darkroom.model import MiB, Reader
+from darkroom.model import KiB, MiB
 from darkroom.rawdisk import RawDisk
 from darkroom.settings import Settings
 from darkroom.sources import Progress, Source, hint_of, spool
+from darkroom.sources.zstd import Frame
 
-_MAGICS = {b"\x1f\x8b": "gz", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst", b"BZh": "bz2"}
-_ARCHIVES = {b"PK\x03\x04": "zip", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar"}
-_INPUT = 256 * 1024
+_MAGICS = (
+    ("gz", re.compile(rb"\x1f\x8b\x08")),
+    ("xz", re.compile(rb"\xfd7zXZ\0")),
+    ("zst", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)),
+    ("bz2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")),
+    ("zip", re.compile(rb"PK(\x03\x04|\x05\x06|\x07\x08)")),
+    ("7z", re.compile(rb"7z\xbc\xaf\x27\x1c")),
+    ("rar", re.compile(rb"Rar!\x1a\x07")),
+)
+_INPUT = 256 * KiB
 _OUTPUT = 4 * MiB
-_MEMORY = 256 * MiB
+_MEMORY = 160 * MiB
+"""What a decoder may use; `xz -9` takes 65 MiB, `zstd --ultra -22` and `--long=27` 128 MiB."""
 _FREE_SIZE = 64 * MiB
 """Below this size the ratio of expansion does not matter."""
 
@@ -43,149 +53,122 @@ class CompressionRefusedError(RefusedError):
     default_remedy = "unpack it, then import the disk image in it"
 
 
-def compression_of(reader: Reader) -> str:
+class _Decoder(Protocol):
+    """The interface of bz2's and lzma's decoders: bounded output, kept input, and the end of a member."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Gzip:
+    """One gzip member; zlib leaves over the input that a bounded call did not need."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._decoder.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+
+
+_DECODERS: dict[str, Callable[[], _Decoder]] = {
+    "gz": _Gzip,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY),
+    "bz2": bz2.BZ2Decompressor,
+    "zst": lambda: Frame(128 * MiB),
+}
+
+
+def compression_of(source: Source) -> str:
     """gz, xz, zst, bz2 or an empty string, by the first bytes; raises CompressionRefusedError for zip, 7z and rar."""
-    head = reader.read(0, min(16, reader.size))
-    for magic, name in _ARCHIVES.items():
-        if head.startswith(magic):
-            raise CompressionRefusedError(name, "gz, xz, zst or bz2", name)
-    return next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "")
+    head = source.reader.read(0, min(16, source.reader.size))
+    kind = next((name for name, magic in _MAGICS if magic.match(head)), "")
+    if kind and kind not in _DECODERS:
+        raise CompressionRefusedError(source.name, ", ".join(_DECODERS), kind)
+    return kind
 
 
 @contextmanager
 def opened(source: Source, settings: Settings, folder: Path, progress: Progress) -> Iterator[Source]:
     """The source itself, or what it decompresses to as a local file in the spool."""
-    kind = compression_of(source.reader)
-    suffix = source.name.rpartition(".")[2].lower()
-    if suffix in _MAGICS.values() and suffix != kind:
-        raise CompressedDamagedError(source.name, suffix, kind or "no compression")
+    kind = compression_of(source)
+    stem, _, suffix = source.name.rpartition(".")
+    named = suffix.lower() in _DECODERS
+    if named and suffix.lower() != kind:
+        raise CompressedDamagedError(source.name, suffix.lower(), kind or "no compression")
     if not kind:
         yield source
         return
+    path = spool.path_of(folder, "disk", source.identity)
     limits = settings.limits
-
-    def pieces() -> Iterator[bytes]:
-        size = 0
-        for consumed, piece in _decompress(source, kind):
-            size += len(piece)
-            if size > max(_FREE_SIZE, source.reader.size * limits.expansion):
-                raise spool.ExpansionError(source.name, f"at most {limits.expansion} times its size", "more")
-            progress(consumed, source.reader.size)
-            yield piece
-
-    path = spool.file_of(folder, "disk", source.identity, pieces, limits.virtual_size)
+    spool.file_of(path, source.name, lambda: _pieces(source, kind, limits.expansion, progress), limits.virtual_size)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        inner = source.name.rpartition(".")[0] if suffix in _MAGICS.values() else source.name
-        reader = RawDisk(fd, inner)
-        if compression_of(reader):
-            raise CompressionRefusedError(source.name, "one compression", "another inside")
-        yield replace(source, name=inner, reader=reader, fd=fd, fd_range=None, hint=hint_of(inner))
+        name = stem if named else source.name
+        inner = replace(source, name=name, reader=RawDisk(fd, name), fd=fd, fd_range=None, hint=hint_of(name))
+        found = compression_of(inner)
+        if found:
+            raise CompressionRefusedError(source.name, "one compression", f"{found} inside")
+        yield inner
     finally:
         os.close(fd)
 
 
-def _decompress(source: Source, kind: str) -> Iterator[tuple[int, bytes]]:
+def _pieces(source: Source, kind: str, expansion: int, progress: Progress) -> Iterator[bytes]:
+    size, most = 0, max(_FREE_SIZE, source.reader.size * expansion)
+    for consumed, piece in _decompressed(source, kind):
+        size += len(piece)
+        if size > most:
+            raise spool.ExpansionError(source.name, f"at most {expansion} times its size", "more")
+        progress(consumed, source.reader.size)
+        yield piece
+
+
+def _decompressed(source: Source, kind: str) -> Iterator[tuple[int, bytes]]:
     """Yield bytes consumed and a piece of at most a few MiB; members may follow each other, nothing else may."""
-    new = _DECODERS[kind]
-    decoder: Any = None
     reader, offset, data = source.reader, 0, b""
-    while offset < reader.size or data:
-        if not data:
+    decoder: _Decoder | None = None
+    while True:
+        if not data and (decoder is None or decoder.needs_input):
+            if offset == reader.size:
+                break
             data = reader.read(offset, min(_INPUT, reader.size - offset))
             offset += len(data)
-        try:
-            decoder = decoder or new()
-            piece = decoder.decompress(data, _OUTPUT)
-        except (zlib.error, lzma.LZMAError, OSError, zstandard.ZstdError, EOFError, MemoryError) as error:
-            raise CompressedDamagedError(source.name, f"a whole {kind} file", str(error)) from None
-        yield offset, piece
-        data = b""
-        if decoder.eof:
-            # xz allows zero padding between and after members (xz format specification §2.2).
-            data, decoder = decoder.unused_data, None
+        if decoder is None:
+            # Zeros may pad a stream (the .xz file format §2.2).
             data = data.lstrip(b"\0") if kind == "xz" else data
-        elif not decoder.needs_input:
-            data = _drain(decoder)
+            if not data:
+                continue
+            decoder = _DECODERS[kind]()
+        try:
+            piece = decoder.decompress(data, _OUTPUT)
+        except (zlib.error, lzma.LZMAError, OSError, ValueError, zstandard.ZstdError) as error:
+            raise _refusal(source, kind, error) from None
+        data = b""
+        yield offset, piece
+        if decoder.eof:
+            data, decoder = decoder.unused_data, None
     if decoder is not None:
         raise CompressedDamagedError(source.name, f"a whole {kind} file", "one cut short")
 
 
-def _drain(decoder: Any) -> bytes:
-    """Input that a bounded call left over, to be given again."""
-    rest: bytes = decoder.rest()
-    return rest
-
-
-class _Bounded:
-    """One interface over decoders: bounded output, the input that is left, the end of a member."""
-
-    def __init__(self, decoder: Any) -> None:
-        self._decoder = decoder
-        self._rest = b""
-
-    @property
-    def eof(self) -> bool:
-        return bool(self._decoder.eof)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._decoder.unused_data)
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._rest
-
-    def rest(self) -> bytes:
-        rest, self._rest = self._rest, b""
-        return rest
-
-
-class _Gzip(_Bounded):
-    def __init__(self) -> None:
-        super().__init__(zlib.decompressobj(wbits=31))
-
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        piece: bytes = self._decoder.decompress(data, limit)
-        self._rest = self._decoder.unconsumed_tail
-        return piece
-
-
-class _Standard(_Bounded):
-    """bz2 and lzma keep their input themselves: an empty call goes on with it."""
-
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        piece: bytes = self._decoder.decompress(data, limit)
-        return piece
-
-
-def _zstd() -> Any:
-    return _Zstd(zstandard.ZstdDecompressor(max_window_size=128 * MiB).decompressobj())
-
-
-class _Zstd(_Bounded):
-    """zstd expands a block of at most 128 KiB at a time; the input is given in small parts to bound the output."""
-
-    _PART = 4096
-
-    def decompress(self, data: bytes, limit: int) -> bytes:
-        pieces, size, at = [], 0, 0
-        while at < len(data) and size < limit and not self._decoder.eof:
-            piece = self._decoder.decompress(data[at : at + self._PART])
-            pieces.append(piece)
-            size, at = size + len(piece), at + self._PART
-        self._tail = data[at:] if self._decoder.eof else b""
-        self._rest = b"" if self._decoder.eof else data[at:]
-        return b"".join(pieces)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._decoder.unused_data) + self._tail
-
-
-_DECODERS: dict[str, Callable[[], Any]] = {
-    "gz": _Gzip,
-    "xz": lambda: _Standard(lzma.LZMADecompressor(memlimit=_MEMORY)),
-    "bz2": lambda: _Standard(bz2.BZ2Decompressor()),
-    "zst": _zstd,
-}
+def _refusal(source: Source, kind: str, error: Exception) -> RefusedError:
+    if "memory" in str(error).lower():
+        return CompressionRefusedError(source.name, f"a window of at most {_MEMORY // MiB} MiB", "a larger one")
+    return CompressedDamagedError(source.name, f"a whole {kind} file", str(error))

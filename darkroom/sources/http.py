@@ -1,235 +1,237 @@
-"""An http(s) URL: ranged reads where the server can, else one download into the spool.
+"""An http(s) URL: ranged reads where the server can, else one download into the spool."""
 
-Every host, that of a redirect too, is resolved once, its addresses are checked, and the connection goes to the very
-address that was checked: neither a redirect nor a second answer of the name server leads inside.
-"""
-
-import ipaddress
 import os
-import socket
+import re
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import unquote
 
 import urllib3
 
 from darkroom.errors import DarkroomError, RefusedError
-from darkroom.model import MiB
+from darkroom.model import KiB, MiB
 from darkroom.rawdisk import RawDisk, SourceChangedError
 from darkroom.settings import Settings
-from darkroom.sources import Source, SourceUnavailableError, hint_of, spool
-from darkroom.sources.local import SourceDeniedError, SourceMissingError
-from darkroom.sources.remote import WindowReader
+from darkroom.sources import (
+    Progress,
+    Source,
+    SourceDeniedError,
+    SourceMissingError,
+    SourceUnavailableError,
+    follow,
+    hint_of,
+    spool,
+)
+from darkroom.sources.remote import WindowReader, retried
 
-_REDIRECTS = 5
-_TRIES = 4
-_TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _PIECE = 1 * MiB
-_PORTS = {"http": 80, "https": 443}
+_PATIENCE = 60.0
+_SLOWEST = 8 * KiB
+_RANGE = re.compile(r"bytes 0-0/([0-9]{1,19})")
 
 
-class AddressRefusedError(RefusedError):
-    """The URL leads to an address inside, which a source may not."""
+class SourceAnswerError(RefusedError):
+    """The server answers what a file cannot safely be read from."""
 
-    code = "address-refused"
-    what = "the URL leads to a private, loopback, link-local or otherwise special address"
-    default_remedy = "set DARKROOM_PRIVATE_ADDRESSES=allow if such sources are meant to be read"
-
-
-class RedirectError(RefusedError):
-    """The server redirects too often, or where a source may not be."""
-
-    code = "redirect-refused"
-    what = "the server redirects to where a source may not be"
+    code = "source-answer"
+    what = "the server's answer cannot be used"
+    default_remedy = "download the file with another program, and import it from its path"
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A URL with the connections to the address that it was found to have."""
+class _Found:
+    """Where the file is in the end, which version of it, its size if that is known, and whether ranges are served."""
 
-    url: str
-    parts: SplitResult
-    pool: urllib3.HTTPConnectionPool
-
-    @property
-    def shown(self) -> str:
-        return self.parts._replace(query="", fragment="").geturl()
-
-    def get(self, **headers: str) -> urllib3.BaseHTTPResponse:
-        target = self.parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-        try:
-            return self.pool.request(
-                "GET",
-                target,
-                headers={"Host": self.parts.netloc, "Accept-Encoding": "identity", **headers},
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=_TIMEOUT,
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise SourceUnavailableError(self.shown, "", type(error).__name__) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the first answer tells: the version, the size if it is known, and whether ranges are served."""
-
+    place: follow.Place
+    answer: urllib3.BaseHTTPResponse
     version: str
     size: int | None
     ranged: bool
 
-    def identity(self, place: _Place) -> str:
-        return f"{place.shown} version {self.version} {self.size} bytes"
+    @property
+    def identity(self) -> str:
+        return f"{self.place.shown} version {self.version} {self.size} bytes"
+
+    def close(self) -> None:
+        self.answer.close()
+        self.place.pool.close()
 
 
 def identify(url: str, settings: Settings) -> tuple[str, str]:
     """The URL without its query, and the identity of what is there now."""
-    place, first = _follow(url, settings)
-    first.close()
-    place.pool.close()
-    return place.shown, _read(first).identity(place)
+    found = _find(url, settings)
+    found.close()
+    return found.place.shown, found.identity
 
 
 @contextmanager
-def open_url(url: str, settings: Settings, folder: Path) -> Iterator[Source]:
-    """The file at `url`. Raises SourceMissingError, SourceDeniedError, AddressRefusedError, RedirectError."""
-    place, first = _follow(url, settings)
-    name = place.parts.path.rpartition("/")[2] or place.parts.netloc
-    try:
-        answer = _read(first)
-        if answer.ranged and answer.size is not None:
-            reader = _ranged(place, answer.size, answer.version)
-            yield Source(place.shown, name, answer.identity(place), reader, lambda: None, hint=hint_of(name))
+def open_url(url: str, settings: Settings, folder: Path, progress: Progress) -> Iterator[Source]:
+    """The file at `url`. Raises SourceMissingError, SourceDeniedError, AddressRefusedError, RedirectError and more."""
+    found = _find(url, settings)
+    shown, identity = found.place.shown, found.identity
+    name = unquote(found.place.parts.path.rpartition("/")[2]) or found.place.parts.netloc
+    with ExitStack() as stack:
+        stack.callback(found.close)
+        if found.ranged and found.size is not None:
+            ranged = _Ranged(url, settings, found)
+            stack.callback(ranged.close)
+            reader = WindowReader(shown, found.size, ranged.fetch)
+            yield Source(shown, name, identity, reader, ranged.check_unchanged, hint=hint_of(name))
         else:
-            with _spooled(place, first, name, answer, settings, folder) as source:
-                yield source
-    finally:
-        first.close()
-        place.pool.close()
+            fd = os.open(_spooled(url, settings, found, folder, progress), os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            yield Source(shown, name, identity, RawDisk(fd, name), lambda: None, fd, hint=hint_of(name))
 
 
-def _read(first: urllib3.BaseHTTPResponse) -> _Answer:
-    headers, ranged = first.headers, first.status == 206
-    total = headers.get("Content-Range", "").rpartition("/")[2] if ranged else headers.get("Content-Length", "")
-    size = int(total) if total.isdigit() else None
-    return _Answer(headers.get("ETag") or headers.get("Last-Modified") or "", size, ranged)
+def _spooled(url: str, settings: Settings, found: _Found, folder: Path, progress: Progress) -> Path:
+    """The whole file in the spool, from the answer that is open or, if it breaks off, from another."""
+    path, shown = spool.path_of(folder, "download", found.identity), found.place.shown
+
+    def download(answered: _Found) -> Path:
+        limit = settings.limits.virtual_size
+        return spool.file_of(path, shown, lambda: _download(answered, progress), limit)
+
+    def again() -> Path:
+        with closing(_same(_find(url, settings), found)) as answered:
+            return download(answered)
+
+    try:
+        return download(found)
+    except SourceUnavailableError:
+        return retried(again)
 
 
-@contextmanager
-def _spooled(
-    place: _Place,
-    first: urllib3.BaseHTTPResponse,
-    name: str,
-    answer: _Answer,
-    settings: Settings,
-    folder: Path,
-) -> Iterator[Source]:
-    size, identity = answer.size, answer.identity(place)
+def _same(again: _Found, found: _Found) -> _Found:
+    """What was found again, if it is what was found first; raises SourceChangedError."""
+    if again.identity != found.identity:
+        again.close()
+        raise SourceChangedError(found.place.shown, found.identity, again.identity)
+    return again
 
-    def pieces() -> Iterator[bytes]:
-        count = 0
+
+class _Ranged:
+    """Ranged reads of one version of a file.
+
+    Where the place no longer answers, the URL is followed again: a signed redirect expires, an address goes away.
+    """
+
+    def __init__(self, url: str, settings: Settings, found: _Found) -> None:
+        self._url, self._settings, self._found = url, settings, found
+        self._lost = False
+        self._lock = threading.Lock()
+        found.answer.close()
+
+    def fetch(self, offset: int, length: int) -> bytes:
+        """The bytes of the pinned version; raises SourceUnavailableError, SourceChangedError."""
+        found = self._there()
         try:
-            for piece in first.stream(_PIECE):
-                count += len(piece)
-                yield piece
-        except urllib3.exceptions.HTTPError as error:
-            raise SourceUnavailableError(place.shown, "", type(error).__name__) from error
-        if size is not None and count != size:
-            raise SourceUnavailableError(place.shown, f"{size} bytes", f"{count}")
+            return _fetch(found, offset, length)
+        except SourceUnavailableError:
+            with self._lock:
+                self._lost = self._lost or self._found is found
+            raise
 
-    path = spool.file_of(folder, "download", identity, pieces, settings.limits.virtual_size)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if the server has another version now."""
+        if self._found.size:
+            retried(lambda: self.fetch(0, 1))
+
+    def close(self) -> None:
+        self._found.close()
+
+    def _there(self) -> _Found:
+        with self._lock:
+            if self._lost:
+                again = _same(_find(self._url, self._settings), self._found)
+                again.answer.close()
+                self._found.close()
+                self._found, self._lost = again, False
+            return self._found
+
+
+def _fetch(found: _Found, offset: int, length: int) -> bytes:
+    shown, wanted = found.place.shown, f"bytes {offset}-{offset + length - 1}/{found.size}"
+    answer = found.place.get(Range=f"bytes={offset}-{offset + length - 1}")
     try:
-        yield Source(place.shown, name, identity, RawDisk(fd, name), lambda: None, fd, hint=hint_of(name))
+        if answer.status >= 400 and answer.status != 416:
+            raise SourceUnavailableError(shown, "status 206", f"status {answer.status}")
+        content = answer.headers.get("Content-Range", "")
+        if answer.status != 206 or content != wanted or _version(answer) != found.version:
+            seen = f"status {answer.status}, {content or 'no range'}, version {_version(answer)}"
+            raise SourceChangedError(shown, f"{wanted}, version {found.version}", seen)
+        data = b"".join(_body(answer, shown, length))
+        if len(data) != length:
+            raise SourceUnavailableError(shown, f"{length} bytes at {offset}", f"{len(data)}")
+        return data
     finally:
-        os.close(fd)
-
-
-def _ranged(place: _Place, size: int, version: str) -> WindowReader:
-    def fetch(offset: int, length: int) -> bytes:
-        for attempt in range(1, _TRIES + 1):
-            try:
-                return _fetch(place, size, version, offset, length)
-            except SourceUnavailableError:
-                if attempt == _TRIES:
-                    raise
-        raise AssertionError
-
-    return WindowReader(size, fetch)
-
-
-def _fetch(place: _Place, size: int, version: str, offset: int, length: int) -> bytes:
-    answer = place.get(Range=f"bytes={offset}-{offset + length - 1}")
-    try:
-        if answer.status >= 500 or answer.status == 429:
-            raise SourceUnavailableError(place.shown, "status 206", f"status {answer.status}")
-        found = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        wanted = f"bytes {offset}-{offset + length - 1}/{size}"
-        if answer.status != 206 or found != version or answer.headers.get("Content-Range") != wanted:
-            raise SourceChangedError(place.shown, f"{wanted} of {version or 'the same'}", f"status {answer.status}")
-        data = answer.read(length)
-    except urllib3.exceptions.HTTPError as error:
-        raise SourceUnavailableError(place.shown, "", type(error).__name__) from error
-    finally:
+        # Only a connection with nothing left in it serves the next request.
         answer.release_conn() if answer.length_remaining == 0 else answer.close()
-    if len(data) != length:
-        raise SourceUnavailableError(place.shown, f"{length} bytes at {offset}", f"{len(data)}")
-    return data
 
 
-def _follow(url: str, settings: Settings) -> tuple[_Place, urllib3.BaseHTTPResponse]:
-    """Ask for the first byte, through redirects that are allowed; the answer to it."""
-    for _ in range(_REDIRECTS + 1):
-        place = _place(url, settings)
-        answer = place.get(Range="bytes=0-0")
-        if answer.status in (301, 302, 303, 307, 308):
-            answer.close()
-            following = urljoin(url, answer.headers.get("Location", ""))
-            if urlsplit(url).scheme == "https" and urlsplit(following).scheme != "https":
-                raise RedirectError(place.shown, "https", urlsplit(following).scheme)
-            url = following
-            continue
-        if answer.status not in (200, 206):
-            answer.close()
-            raise _refusal(place.shown, answer.status)
-        return place, answer
-    raise RedirectError(place.shown, f"at most {_REDIRECTS} redirects", "more")
+def _download(found: _Found, progress: Progress) -> Iterator[bytes]:
+    """The whole body; one whose end cannot be told from a connection that broke is refused."""
+    shown, size, count = found.place.shown, found.size, 0
+    if size is None and not getattr(found.answer, "chunked", False):
+        raise SourceAnswerError(shown, "ranges, a length or chunks", "none of them")
+    for piece in _body(found.answer, shown, None):
+        count += len(piece)
+        progress(count, size or 0)
+        yield piece
+    if size is not None and count != size:
+        raise SourceUnavailableError(shown, f"{size} bytes", f"{count}")
+
+
+def _body(answer: urllib3.BaseHTTPResponse, shown: str, length: int | None) -> Iterator[bytes]:
+    """Pieces of the body up to `length`; a server that only dribbles is given up."""
+    begun, count = time.monotonic(), 0
+    try:
+        while length is None or count < length:
+            piece = answer.read1(_PIECE if length is None else min(_PIECE, length - count))
+            if not piece:
+                return
+            count += len(piece)
+            yield piece
+            if time.monotonic() - begun > _PATIENCE + count / _SLOWEST:
+                raise SourceUnavailableError(shown, f"{_SLOWEST} bytes a second", "fewer")
+    except urllib3.exceptions.HTTPError as error:
+        raise SourceUnavailableError(shown, "", type(error).__name__) from error
+
+
+def _version(answer: urllib3.BaseHTTPResponse) -> str:
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+
+
+def _find(url: str, settings: Settings) -> _Found:
+    """Follow the URL to where the file is, and ask for its first byte; the answer is left to be read.
+
+    A server that answers another range than that, or does not tell the size or version, is asked for the whole.
+    """
+    place, answer = follow.follow(url, settings, {"Range": "bytes=0-0"})
+    if answer.status == 206:
+        total = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if total and _version(answer):  # without a version, two ranges could be of two files
+            return _Found(place, answer, _version(answer), int(total[1]), ranged=True)
+        answer.close()
+        place.pool.close()
+        place, answer = follow.follow(url, settings, {})
+    if answer.status != 200:
+        answer.close()
+        place.pool.close()
+        raise _refusal(place.shown, answer.status)
+    length = answer.headers.get("Content-Length", "")
+    size = int(length) if re.fullmatch("[0-9]{1,19}", length) else None
+    return _Found(place, answer, _version(answer), size, ranged=False)
 
 
 def _refusal(shown: str, status: int) -> DarkroomError:
     if status in (404, 410):
         return SourceMissingError(shown)
-    if status in (401, 403):
+    if status in (401, 403, 407, 451):
         return SourceDeniedError(shown, "", f"status {status}")
-    return SourceUnavailableError(shown, "status 200", f"status {status}")
-
-
-def _place(url: str, settings: Settings) -> _Place:
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
-        raise RedirectError(parts._replace(query="").geturl(), "http(s)://host/path", f"{parts.scheme}://")
-    port = parts.port or _PORTS[parts.scheme]
-    address = _address(parts.hostname, port, settings)
-    if parts.scheme == "http":
-        return _Place(url, parts, urllib3.HTTPConnectionPool(address, port, maxsize=8))
-    host = parts.hostname
-    pool = urllib3.HTTPSConnectionPool(address, port, maxsize=8, server_hostname=host, assert_hostname=host)
-    return _Place(url, parts, pool)
-
-
-def _address(host: str, port: int, settings: Settings) -> str:
-    """The address to connect to; other spellings of one (decimal, octal) are what the resolver makes of them."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise SourceUnavailableError(host, "an address", error.strerror or "none") from error
-    addresses = [str(entry[4][0]) for entry in found]
-    for address in addresses:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-        inner = getattr(parsed, "ipv4_mapped", None) or parsed
-        if not settings.private_addresses and (not inner.is_global or inner.is_multicast):
-            raise AddressRefusedError(host, "a public address", address)
-    return addresses[0]
+    if status >= 500 or status in (408, 425, 429):
+        return SourceUnavailableError(shown, "status 200", f"status {status}")
+    return SourceAnswerError(shown, "status 200", f"status {status}")

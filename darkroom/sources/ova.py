@@ -2,21 +2,22 @@
 
 import hashlib
 import re
-import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from darkroom.errors import RefusedError
 from darkroom.model import Extent, MiB, Reader
 from darkroom.rawdisk import RawDisk
-from darkroom.sources import Source, hint_of
+from darkroom.sources import Progress, Source, hint_of, spool, tar
 
-_OVF = "{http://schemas.dmtf.org/ovf/envelope/1}"
 _MAX_MEMBERS = 64
 _MAX_TEXT = 1 * MiB
 _PIECE = 4 * MiB
-_MANIFEST_LINE = re.compile(r"(SHA1|SHA256|SHA512) ?\((.+)\) ?= ?([0-9a-fA-F]+)")
+_MANIFEST_LINE = re.compile(r"(SHA1|SHA256|SHA384|SHA512) ?\((.+)\) ?= ?([0-9a-fA-F]+)")
 
 
 class OvaInvalidError(RefusedError):
@@ -62,97 +63,43 @@ class SliceReader:
         """The other Reader is its owner's."""
 
 
-def opened(source: Source) -> Source:
-    """The source itself, or the one disk of the OVA that it is; raises the errors of this module."""
-    if not _is_tar(source.reader):
+def opened(source: Source, folder: Path, progress: Progress) -> Source:
+    """The source itself, or the one disk of the OVA that it is; raises the errors of this module.
+
+    That the members are as the manifest says is noted in `folder`, so that it is checked once for an identity.
+    """
+    if not tar.is_tar(source.reader):
         if source.name.lower().endswith(".ova"):
             raise OvaInvalidError(source.name, "a tar archive", "another file")
         return source
-    members = _members(source)
-    descriptor = _only(source, members, ".ovf")
-    disk = _disk(source, _text(source, members[descriptor]), members)
-    _verify(source, members, descriptor, disk)
-    offset, size = members[disk]
-    if source.fd is None:
-        reader: Reader = SliceReader(source.reader, offset, size)
-        return replace(source, name=disk, reader=reader, hint=hint_of(disk) or "vmdk")
-    local = RawDisk(source.fd, disk, offset, size)
-    return replace(source, name=disk, reader=local, fd_range=(offset, size), hint=hint_of(disk) or "vmdk")
-
-
-def _is_tar(reader: Reader) -> bool:
-    return reader.size >= 512 and reader.read(257, 5) == b"ustar"
-
-
-class _File:
-    """The little of a file object that tarfile asks for."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader, self._at = reader, 0
-
-    def read(self, length: int = -1) -> bytes:
-        length = min(max(length, 0), self._reader.size - self._at, _MAX_TEXT)
-        data = self._reader.read(self._at, length)
-        self._at += length
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = min(offset, self._reader.size)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-
-def _members(source: Source) -> dict[str, tuple[int, int]]:
-    """Name to offset and size of every member; only plain files with plain names are allowed."""
-    members: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(fileobj=_File(source.reader), mode="r:") as archive:  # type: ignore[call-overload]
-            while member := archive.next():
-                archive.members = []  # tarfile keeps every member that it met
-                name = member.name
-                if not member.isreg() or member.issparse() or "/" in name or "\\" in name or name.startswith("."):
-                    raise OvaInvalidError(source.name, "plain files in no folder", repr(name))
-                if name in members or len(members) >= _MAX_MEMBERS:
-                    raise OvaInvalidError(source.name, f"at most {_MAX_MEMBERS} files, each once", repr(name))
-                if member.offset_data + member.size > source.reader.size:
-                    raise OvaInvalidError(source.name, f"{member.size} bytes of {name}", "fewer")
-                members[name] = (member.offset_data, member.size)
-    except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
-        raise OvaInvalidError(source.name, "a tar archive", str(error)) from None
-    return members
+        members = tar.members(source.reader, _MAX_MEMBERS)
+    except tar.TarError as error:
+        raise OvaInvalidError(source.name, f"a tar archive of at most {_MAX_MEMBERS} plain files", str(error)) from None
+    descriptor = _only(source, members, ".ovf")
+    root = _parse(source, _text(source, descriptor))
+    disk = _disk(source, root, members)
+    properties = _properties(root) | {"manifest": _verified(source, members, (descriptor, disk), folder, progress)}
+    hint = hint_of(disk.name) or "vmdk"
+    if source.fd is None:
+        reader: Reader = SliceReader(source.reader, disk.offset, disk.size)
+        return replace(source, name=disk.name, reader=reader, hint=hint, properties=properties)
+    local = RawDisk(source.fd, disk.name, disk.offset, disk.size)
+    place = (disk.offset, disk.size)
+    return replace(source, name=disk.name, reader=local, fd_range=place, hint=hint, properties=properties)
 
 
-def _only(source: Source, members: dict[str, tuple[int, int]], suffix: str) -> str:
-    found = [name for name in members if name.lower().endswith(suffix)]
+def _only(source: Source, members: dict[str, tar.Member], suffix: str) -> tar.Member:
+    found = [member for name, member in members.items() if name.lower().endswith(suffix)]
     if len(found) != 1:
         raise OvaInvalidError(source.name, f"one {suffix} file", f"{len(found)}")
     return found[0]
 
 
-def _text(source: Source, member: tuple[int, int]) -> bytes:
-    offset, size = member
-    if size > _MAX_TEXT:
-        raise OvaInvalidError(source.name, f"at most {_MAX_TEXT} bytes of text", f"{size}")
-    return source.reader.read(offset, size)
-
-
-def _disk(source: Source, descriptor: bytes, members: dict[str, tuple[int, int]]) -> str:
-    """The name of the one disk, by the references of the OVF."""
-    root = _parse(source, descriptor)
-    files = {entry.get(f"{_OVF}id"): entry for entry in root.iterfind(f"{_OVF}References/{_OVF}File")}
-    disks = list(root.iterfind(f"{_OVF}DiskSection/{_OVF}Disk"))
-    if len(disks) != 1:
-        kind = OvaManyDisksError if disks else OvaInvalidError
-        raise kind(source.name, "one disk", f"{len(disks)}")
-    file = files.get(disks[0].get(f"{_OVF}fileRef"))
-    name = file.get(f"{_OVF}href", "") if file is not None else ""
-    if file is None or name not in members:
-        raise OvaInvalidError(source.name, "a disk that is in the archive", repr(name))
-    if file.get(f"{_OVF}compression") or file.get(f"{_OVF}chunkSize"):
-        raise OvaInvalidError(source.name, "a disk as one plain file", "a compressed or split one")
-    return name
+def _text(source: Source, member: tar.Member) -> bytes:
+    if member.size > _MAX_TEXT:
+        raise OvaInvalidError(source.name, f"at most {_MAX_TEXT} bytes of text", f"{member.size}")
+    return source.reader.read(member.offset, member.size)
 
 
 def _parse(source: Source, descriptor: bytes) -> ElementTree.Element:
@@ -166,34 +113,96 @@ def _parse(source: Source, descriptor: bytes) -> ElementTree.Element:
     try:
         parser.Parse(descriptor, True)
         return ElementTree.fromstring(descriptor)  # noqa: S314 - the parse above refused what is dangerous
-    except (expat.ExpatError, ElementTree.ParseError) as error:
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise OvaInvalidError(source.name, "XML", str(error)) from None
 
 
-def _verify(source: Source, members: dict[str, tuple[int, int]], descriptor: str, disk: str) -> None:
-    """Compare every member that the manifest lists; one that is there must list the disk and the description."""
-    manifests = [name for name in members if name.lower().endswith(".mf")]
-    if not manifests:
-        return
-    listed = set()
-    for line in _text(source, members[_only(source, members, ".mf")]).decode(errors="replace").splitlines():
-        if not line.strip():
-            continue
+def _find(root: ElementTree.Element, path: str) -> Iterator[ElementTree.Element]:
+    """Elements by their names, whichever version of the standard (DSP8023) names their namespace."""
+    return root.iterfind("/".join(f"{{*}}{name}" for name in path.split("/")))
+
+
+def _attribute(element: ElementTree.Element, name: str) -> str:
+    """An attribute by its name: in the namespace of its element's version, or in none."""
+    return element.get(f"{element.tag.rpartition('}')[0]}}}{name}") or element.get(name) or ""
+
+
+def _disk(source: Source, root: ElementTree.Element, members: dict[str, tar.Member]) -> tar.Member:
+    """The one disk, by the references of the OVF."""
+    disks = list(_find(root, "DiskSection/Disk"))
+    if len(disks) != 1:
+        kind = OvaManyDisksError if disks else OvaInvalidError
+        raise kind(source.name, "one disk", f"{len(disks)}")
+    if _attribute(disks[0], "parentRef"):
+        raise OvaInvalidError(source.name, "a disk of its own", "one with a parent")
+    reference = _attribute(disks[0], "fileRef")
+    files = [file for file in _find(root, "References/File") if _attribute(file, "id") == reference]
+    if len(files) != 1:
+        raise OvaInvalidError(source.name, "one file of the disk", f"{len(files)}")
+    href = _attribute(files[0], "href")
+    member = members.get(href) or members.get(unquote(href))
+    if not member:
+        raise OvaInvalidError(source.name, "a disk that is in the archive", repr(href[:100]))
+    if _attribute(files[0], "compression") not in ("", "identity") or _attribute(files[0], "chunkSize"):
+        raise OvaInvalidError(source.name, "a disk as one plain file", "a compressed or split one")
+    return member
+
+
+def _properties(root: ElementTree.Element) -> dict[str, str]:
+    """What the description tells of the server, as its writer put it; keys that it does not tell are left out."""
+    system = next(_find(root, "VirtualSystem"), None)
+    if system is None:
+        return {}
+    config = {_attribute(entry, "key"): _attribute(entry, "value") for entry in system.iterfind(".//{*}Config")}
+    found = {
+        "name": next((entry.text or "" for entry in _find(system, "Name")), "") or _attribute(system, "id"),
+        "os": next((entry.text or "" for entry in _find(system, "OperatingSystemSection/Description")), ""),
+        "firmware": config.get("firmware", ""),
+    }
+    return {name: value.strip()[:255] for name, value in found.items() if value.strip()}
+
+
+def _verified(
+    source: Source, members: dict[str, tar.Member], needed: tuple[tar.Member, ...], folder: Path, progress: Progress
+) -> str:
+    """Compare every member that the manifest lists, `needed` ones among them; "none" where there is no manifest."""
+    if not any(name.lower().endswith(".mf") for name in members):
+        return "none"
+    listed = list(_manifest(source, members))
+    for member in needed:
+        if all(member is not found for found, _, _ in listed):
+            raise OvaInvalidError(source.name, f"{member.name} in its manifest", "no line for it")
+    spool.file_of(
+        spool.path_of(folder, "manifest", source.identity),
+        source.name,
+        lambda: _compared(source, listed, progress),
+        limit=_MAX_TEXT,
+    )
+    return "verified"
+
+
+def _compared(source: Source, listed: list[tuple[tar.Member, str, str]], progress: Progress) -> Iterator[bytes]:
+    """A line for each member that has the digest that is listed."""
+    total, done = sum(member.size for member, _, _ in listed), 0
+    for member, algorithm, wanted in listed:
+        hasher = hashlib.new(algorithm)
+        for at in range(member.offset, member.offset + member.size, _PIECE):
+            piece = source.reader.read(at, min(_PIECE, member.offset + member.size - at))
+            hasher.update(piece)
+            done += len(piece)
+            progress(done, total)
+        if hasher.hexdigest() != wanted:
+            raise OvaDigestError(f"{source.name}: {member.name}", f"{algorithm}:{wanted}", hasher.hexdigest())
+        yield f"{algorithm}:{wanted} {member.name}\n".encode()
+
+
+def _manifest(source: Source, members: dict[str, tar.Member]) -> Iterator[tuple[tar.Member, str, str]]:
+    """Member, algorithm and digest of each line; a name may have one line only."""
+    seen = set()
+    for line in _text(source, _only(source, members, ".mf")).decode(errors="replace").splitlines():
         found = _MANIFEST_LINE.fullmatch(line.strip())
-        if not found or found[2] not in members:
+        if found and found[2] in members and found[2] not in seen:
+            seen.add(found[2])
+            yield members[found[2]], found[1].lower(), found[3].lower()
+        elif line.strip():
             raise OvaInvalidError(source.name, "a manifest of its own files", repr(line[:100]))
-        digest = _digest(source, members[found[2]], found[1].lower())
-        if digest != found[3].lower():
-            raise OvaDigestError(f"{source.name}: {found[2]}", found[3].lower(), digest)
-        listed.add(found[2])
-    for name in (descriptor, disk):
-        if name not in listed:
-            raise OvaInvalidError(source.name, f"{name} in its manifest", "no line for it")
-
-
-def _digest(source: Source, member: tuple[int, int], algorithm: str) -> str:
-    offset, size = member
-    hasher = hashlib.new(algorithm)
-    for at in range(offset, offset + size, _PIECE):
-        hasher.update(source.reader.read(at, min(_PIECE, offset + size - at)))
-    return hasher.hexdigest()

@@ -1,6 +1,8 @@
 """The spool: where a stream becomes a file of random access; sparse, bounded, and whole or not there."""
 
-import json
+import errno
+import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -11,6 +13,7 @@ from darkroom.model import KiB, MiB
 
 _PIECE = 64 * KiB
 _RESERVE = 64 * MiB
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TooLargeError(RefusedError):
@@ -25,6 +28,7 @@ class ExpansionError(RefusedError):
 
     code = "expansion-bomb"
     what = "the source expands beyond the accepted ratio"
+    default_remedy = "if you trust it, decompress it yourself and import the result"
 
 
 class SpoolFullError(UnavailableError):
@@ -36,45 +40,75 @@ class SpoolFullError(UnavailableError):
     retryable = False
 
 
-def file_of(folder: Path, name: str, identity: str, pieces: Callable[[], Iterable[bytes]], limit: int) -> Path:
-    """The file `name` in `folder` with what `pieces()` yields, written once for an `identity`.
+class SpoolError(UnavailableError):
+    """The spool cannot be written for another reason than its size."""
 
-    Zeros become holes. Raises TooLargeError above `limit` bytes, SpoolFullError, and what the pieces raise.
+    code = "spool-unusable"
+    what = "the spool cannot be written"
+    default_remedy = "check the file system below DARKROOM_HOME, then run the same command again"
+    retryable = False
+
+
+def path_of(folder: Path, kind: str, identity: str) -> Path:
+    """Where in `folder` that is kept which was made of the source with this identity."""
+    return folder / f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+
+
+def file_of(path: Path, which: str, pieces: Callable[[], Iterable[bytes]], limit: int) -> Path:
+    """The file at `path` with what `pieces()` yields, written once: another call, in any process, finds it.
+
+    Zeros become holes. Raises TooLargeError above `limit` bytes, SpoolFullError, SpoolError, and what the pieces
+    raise; nothing is left of a file that did not get whole.
     """
-    path, label = folder / name, folder / f"{name}.json"
-    if path.exists() and label.exists() and json.loads(label.read_text()) == identity:
+    if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = folder / f"{name}.part"
+    part = path.with_name(f"{path.name}.part")
     try:
-        with open(part, "wb", buffering=0) as file:
-            os.ftruncate(file.fileno(), _copy(pieces(), file.fileno(), folder, limit))
-            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(path.parent / "lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return path
+            try:
+                _write(part, which, pieces(), limit)
+                part.rename(path)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise SpoolFullError(str(folder), "", error.strerror or "") from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    part.rename(path)
-    label.write_text(json.dumps(identity))
+        raise _failure(path.parent, error) from error
     return path
 
 
-def _copy(pieces: Iterable[bytes], fd: int, folder: Path, limit: int) -> int:
-    """Write the pieces, return the size; keeps some room free for everybody else on the file system."""
+def _failure(folder: Path, error: OSError) -> UnavailableError:
+    kind = SpoolFullError if error.errno in _FULL else SpoolError
+    return kind(str(folder), "", error.strerror or type(error).__name__)
+
+
+def _write(part: Path, which: str, pieces: Iterable[bytes], limit: int) -> None:
+    """Write the pieces to a new file; keeps some room free for everybody else on the file system."""
     size = checked = 0
+    with open(part, "wb", buffering=0) as file:
+        for piece in pieces:
+            if size + len(piece) > limit:
+                raise TooLargeError(which, f"at most {limit} bytes", "more")
+            _write_sparse(file.fileno(), memoryview(piece), size)
+            size += len(piece)
+            if size - checked > _RESERVE:
+                checked = size
+                if shutil.disk_usage(part.parent).free < _RESERVE:
+                    raise SpoolFullError(str(part.parent), f"{_RESERVE} bytes to spare", "fewer")
+        os.ftruncate(file.fileno(), size)
+        os.fsync(file.fileno())
+
+
+def _write_sparse(fd: int, piece: memoryview, offset: int) -> None:
+    """Write what is not zeros, cut where the file's own multiples of 64 KiB are."""
     zeros = bytes(_PIECE)
-    for piece in pieces:
-        if size + len(piece) > limit:
-            raise TooLargeError(str(folder.name), f"at most {limit} bytes", "more")
-        for at in range(0, len(piece), _PIECE):
-            part = piece[at : at + _PIECE]
-            if part != zeros[: len(part)]:
-                os.pwrite(fd, part, size + at)
-        size += len(piece)
-        if size - checked > _RESERVE:
-            checked = size
-            if shutil.disk_usage(folder).free < _RESERVE:
-                raise SpoolFullError(str(folder), f"{_RESERVE} bytes to spare", "fewer")
-    return size
+    at = 0
+    while at < len(piece):
+        part = piece[at : at + _PIECE - (offset + at) % _PIECE]
+        if part != zeros[: len(part)]:
+            written = 0
+            while written < len(part):  # a disk that fills up takes a part before it says so
+                written += os.pwrite(fd, part[written:], offset + at + written)
+        at += len(part)
