@@ -96,6 +96,7 @@ class Catalog:
 
 def create_project(connection: Connection, name: str) -> str:
     """Create a project with its role, unless it exists; return the role's name. For the operator."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     project = uuid4()
     connection.execute(
         "INSERT INTO projects (id, name, role_name) VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING",
@@ -103,7 +104,7 @@ def create_project(connection: Connection, name: str) -> str:
     )
     role = _role_of(connection, name)
     assert role
-    if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
+    if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone():
         names = (sql.Identifier(role), sql.Identifier(_SCHEMA + "_project"))
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN IN ROLE {}").format(*names))
         connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)))
@@ -145,6 +146,8 @@ def _migrate(connection: Connection) -> None:
     steps = sorted(entry.name for entry in resources.files("darkroom.schema").iterdir() if entry.name[0].isdigit())
     if _version(connection) == len(steps):
         return
+    if _version(connection) > len(steps):
+        raise CatalogRefusedError("schema", f"version {len(steps)}", "a newer one", "upgrade Darkroom on this machine")
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL)")
