@@ -65,12 +65,16 @@ def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Read
         path = place / "disk"
         options = f"driver={DRIVERS[inspection.format]},{file}"
         if inspection.format == "vhd":
-            options += ",force-size-calc=current_size"
+            options += ",force_size_calc=current_size"
         arguments = ["qemu-nbd", "--read-only", "--persistent", f"--shared={_CONNECTIONS * 2}", "--image-opts"]
         confined = sandbox.running([*arguments, "--socket", str(path), options], write=[place], descriptors=descriptors)
         process = stack.enter_context(confined)
         _wait_for(process, path, source.name)
-        reader = client.connect(f"nbd+unix:///?socket={path}", _CONNECTIONS)
+        try:
+            reader = client.connect(f"nbd+unix:///?socket={path}", _CONNECTIONS)
+        except client.NbdUnavailableError as error:
+            # It listens before it opens the image, and ends when that fails.
+            raise SourceUnreadableError(source.name, "", process.words() or str(error)) from None
         stack.callback(reader.close)
         if reader.size != inspection.virtual_size:
             raise SizeMismatchError(source.name, f"{inspection.virtual_size} bytes", f"{reader.size}")
