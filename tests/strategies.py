@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from darkroom.model import CHUNK_SIZE, Extent
 
 LENGTHS = [1, 511, 512, 4096, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 2 * CHUNK_SIZE + 500]
-parts = st.lists(st.tuples(st.sampled_from(["data", "same", "zero", "hole"]), st.sampled_from(LENGTHS)), min_size=1, max_size=8)
+parts = st.lists(
+    st.tuples(st.sampled_from(["data", "same", "zero", "hole"]), st.sampled_from(LENGTHS)), min_size=1, max_size=8
+)
 
 
 class BytesReader:

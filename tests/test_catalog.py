@@ -19,7 +19,19 @@ from darkroom.catalog import (
 from darkroom.errors import DarkroomError
 
 COLUMNS = {"type": "system", "source": "/x", "request": {}}
-OTHER_PROJECTS_TABLES = ["images", "tags", "wraps", "disks", "scopes", "packs", "chunks", "refs", "leases", "runs", "events"]
+OTHER_PROJECTS_TABLES = [
+    "images",
+    "tags",
+    "wraps",
+    "disks",
+    "scopes",
+    "packs",
+    "chunks",
+    "refs",
+    "leases",
+    "runs",
+    "events",
+]
 
 
 @pytest.fixture
@@ -302,9 +314,7 @@ def test_a_finding_upload_and_a_collector_exclude_each_other(catalog, operator):
     with operator.transaction() as connection:
         connection.execute("SELECT FROM packs FOR UPDATE")
         connection.execute("UPDATE packs SET status = 'dead'")
-        finder = threading.Thread(
-            target=lambda: found.append(uploads.find_chunks(catalog, reader, scope, [b"a" * 32]))
-        )
+        finder = threading.Thread(target=lambda: found.append(uploads.find_chunks(catalog, reader, scope, [b"a" * 32])))
         finder.start()
         finder.join(0.3)
         assert finder.is_alive()

@@ -146,7 +146,11 @@ def test_a_manifest_reads_as_it_was_written(here, scope):
     image, digest = write(here, scope, refs, 13_000 * CHUNK_SIZE + 5)
 
     found = manifest.read(here, image, 0, digest)
-    assert (found.virtual_size, found.scope.id, found.scope.encrypted) == (13_000 * CHUNK_SIZE + 5, scope.id, scope.encrypted)
+    assert (found.virtual_size, found.scope.id, found.scope.encrypted) == (
+        13_000 * CHUNK_SIZE + 5,
+        scope.id,
+        scope.encrypted,
+    )
     assert [ref for page in range(4) for ref in manifest.read_page(here, found, page, KEY)] == refs
     assert found.pages[2].length == 0
 

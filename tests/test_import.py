@@ -64,7 +64,9 @@ def test_every_format_comes_in_bit_identical(to, whole_disk, tmp_path, qemu_img,
 
 def test_the_content_digest_is_the_same_for_every_format_and_key(to, whole_disk):
     digests = set()
-    for number, (name, key) in enumerate([("raw", ""), ("vmdk-stream", "gold"), ("qcow2-zstd", ""), ("vdi-dynamic", "gold")]):
+    for number, (name, key) in enumerate(
+        [("raw", ""), ("vmdk-stream", "gold"), ("qcow2-zstd", ""), ("vdi-dynamic", "gold")]
+    ):
         image = operations.import_image(to, convert(whole_disk, name), name=f"i{number}", key=key)
         digests.add(bytes(images.get(to.catalog, image)["content_digest"]))
 

@@ -16,7 +16,11 @@ def test_a_wrap_unwraps_under_the_same_key_and_context_only(key_manager):
 
     assert key_manager.unwrap("gold", wrapped, {"project": "p", "image": "1"}) == key
     assert key not in wrapped
-    for name, context in [("gold", {"image": "2", "project": "p"}), ("gold", {}), ("silver", {"image": "1", "project": "p"})]:
+    for name, context in [
+        ("gold", {"image": "2", "project": "p"}),
+        ("gold", {}),
+        ("silver", {"image": "1", "project": "p"}),
+    ]:
         with pytest.raises(UnwrapError):
             key_manager.unwrap(name, wrapped, context)
     for at in range(len(wrapped)):
@@ -41,7 +45,9 @@ def test_the_file_is_for_its_owner_alone(key_manager):
         key_manager.check()
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 2, "keys": {}}', '{"version": 1, "keys": {"a": "AA=="}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"version": 2, "keys": {}}', '{"version": 1, "keys": {"a": "AA=="}}']
+)
 def test_a_file_that_is_no_key_file_is_named_and_not_touched(key_manager, content):
     with open(key_manager.url, "w") as file:
         file.write(content)

@@ -96,12 +96,21 @@ def test_no_plaintext_and_no_key_is_in_any_object_or_row_of_an_encrypted_image(t
     target = new_target(to, "gold")
     bring(reader, target)
     digest = target.scope.digest(secret)
-    forbidden = [secret[:28], target.data_key, target.scope.secret, digest, crypto._chunk_key(digest), crypto.digest(secret)]
+    forbidden = [
+        secret[:28],
+        target.data_key,
+        target.scope.secret,
+        digest,
+        crypto._chunk_key(digest),
+        crypto.digest(secret),
+    ]
 
     bodies = [to.store.get(key) for key in operations.objects(to)]
     with to.catalog.transaction() as connection:
         for table in ("images", "runs", "chunks", "packs", "scopes", "wraps", "events"):
-            bodies += [repr(row).encode() for row in connection.execute(f"SELECT {table}::text FROM {table}").fetchall()]
+            bodies += [
+                repr(row).encode() for row in connection.execute(f"SELECT {table}::text FROM {table}").fetchall()
+            ]
     for body in bodies:
         for word in forbidden:
             assert word not in body
@@ -165,7 +174,9 @@ def test_many_readers_at_once_see_the_same_bytes(to, small_runs):
     totals = bring(reader, target)
     table = manifest.read(to.store, target.image, 0, totals.manifest_digest)
     disk = download.DiskReader(to.store, table, target.data_key)
-    ranges = [(int.from_bytes(os.urandom(4)) % reader.size, int.from_bytes(os.urandom(3)) % 3_000_000) for _ in range(200)]
+    ranges = [
+        (int.from_bytes(os.urandom(4)) % reader.size, int.from_bytes(os.urandom(3)) % 3_000_000) for _ in range(200)
+    ]
     ranges = [(offset, min(length, reader.size - offset)) for offset, length in ranges]
 
     with ThreadPoolExecutor(8) as pool:
