@@ -29,7 +29,7 @@ class BytesReader:
         self.fail_at = None
 
     def read(self, offset, length):
-        assert 0 <= offset
+        assert offset >= 0
         assert offset + length <= self.size
         self.reads.append((offset, length))
         if self.fail_at is not None and offset <= self.fail_at < offset + length:

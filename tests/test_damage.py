@@ -34,7 +34,7 @@ def assert_named(to, image, target, *codes):
 
 @pytest.fixture
 def big_packs(monkeypatch):
-    monkeypatch.setattr("darkroom.packs.TARGET_SIZE", 4 << 20)
+    monkeypatch.setattr("darkroom.packs.TARGET_SIZE", 1 << 19)
     monkeypatch.setattr("darkroom.upload._BATCH", 2)
 
 

@@ -24,8 +24,8 @@ def test_a_wrap_unwraps_under_the_same_key_and_context_only(key_manager):
         with pytest.raises(UnwrapError):
             key_manager.unwrap(name, wrapped, context)
     for at in range(len(wrapped)):
+        damaged = wrapped[:at] + bytes((wrapped[at] ^ 1,)) + wrapped[at + 1 :]
         with pytest.raises(UnwrapError):
-            damaged = wrapped[:at] + bytes((wrapped[at] ^ 1,)) + wrapped[at + 1 :]
             key_manager.unwrap("gold", damaged, {"image": "1", "project": "p"})
 
 
