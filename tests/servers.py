@@ -34,11 +34,8 @@ class S3Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        weed = Path(sys.executable).with_name("weed")
         command = [
-            # A /tmp of its own, for it leaves sockets there; and it dies with us, even if we are killed.
-            *("bwrap", "--dev-bind", "/", "/", "--tmpfs", "/tmp", "--bind", self._folder, self._folder),
-            *("--ro-bind", sys.prefix, sys.prefix, "--die-with-parent", "--", weed, "mini"),
+            *("setpriv", "--pdeathsig", "KILL", Path(sys.executable).with_name("weed"), "mini"),
             *(f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-{name}={port}" for name, port in self._ports.items()),
             *(f"-s3.config={self._folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false"),
@@ -60,6 +57,10 @@ class S3Server:
         """As a crash does, with no time to tidy up."""
         self._process.kill()
         self._process.wait()
+        for port in self._ports.values():
+            for number in (port, port + 10_000):
+                for socket_left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                    socket_left.unlink()
 
 
 @contextmanager
