@@ -42,6 +42,10 @@ _SERVER = {
     # The block types that come with Prefect have logos on a code host, which the UI would load.
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
+    # A transaction for each event of each step keeps SQLite busy: a client that finds it so waits two seconds.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     # The server reads the list of worker types from a code host, without a setting for it; where that does not
     # answer, it takes its own copy. So what is not on this machine is behind a proxy that refuses.
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), _NOWHERE),
