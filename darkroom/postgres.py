@@ -10,6 +10,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import util
@@ -22,6 +23,7 @@ _USER = "darkroom"
 _DATABASE = "postgres"
 _SOCKET_LIMIT = 107  # sun_path holds 108 bytes with the final zero (unix(7))
 _TIMEOUT = 60
+_TRIES, _PAUSE = 8, 0.25
 _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -56,7 +58,11 @@ def stop(folder: Path) -> None:
         return
     with _locked(folder):
         if _is_running(folder):
-            _run(folder, "pg_ctl", "-D", _data(folder), "-m", "fast", "-w", "stop")
+            try:
+                _run(folder, "pg_ctl", "-D", _data(folder), "-m", "fast", "-w", "stop")
+            except EmbeddedCatalogError:
+                if _is_running(folder):  # else it was killed meanwhile
+                    raise
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -70,12 +76,22 @@ def _start(folder: Path) -> None:
         _initialise(folder)
     if _is_running(folder):
         return
-    # The file of a server that was killed; its number may belong to another process by now.
-    (_data(folder) / "postmaster.pid").unlink(missing_ok=True)
     socket = _socket_folder(folder)
+    # The files of a server that was killed; its number may belong to another process by now.
+    for stale in (_data(folder) / "postmaster.pid", Path(socket) / ".s.PGSQL.5432.lock"):
+        stale.unlink(missing_ok=True)
     options = " ".join(f"-c {name}='{value}'" for name, value in _SETTINGS.items())
     options += f" -c unix_socket_directories='{socket}'"
-    _run(folder, "pg_ctl", "-D", _data(folder), "-l", folder / "log", "-w", "-o", options, "start")
+    arguments = ("-D", _data(folder), "-l", folder / "log", "-w", "-o", options, "start")
+    for attempt in range(1, _TRIES + 1):
+        try:
+            _run(folder, "pg_ctl", *arguments)
+            break
+        except EmbeddedCatalogError:
+            # Processes of a killed server hold its shared memory until they notice, within a second.
+            if attempt == _TRIES:
+                raise
+            time.sleep(_PAUSE)
 
 
 def _initialise(folder: Path) -> None:
