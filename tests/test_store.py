@@ -241,6 +241,27 @@ store.open_store({any_store.url!r}, Settings()).put("object", parts(), {size})
         assert os.listdir(home / "store" / ".tmp") == []
 
 
+def test_an_object_is_durable_before_it_is_visible_and_its_name_before_put_returns(home, monkeypatch):
+    target = store.open_store(str(home / "s"), Settings())
+    put(target, "a/first", b"data")
+    calls = []
+
+    def recorded(name, real):
+        def call(*arguments, **options):
+            calls.append((name, os.readlink(f"/proc/self/fd/{arguments[0]}") if name != "rename" else ""))
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("fdatasync", "fsync", "rename"):
+        monkeypatch.setattr(os, name, recorded(name, getattr(os, name)))
+    put(target, "a/object", b"data")
+
+    assert [name for name, _ in calls] == ["fdatasync", "rename", "fsync"]
+    assert calls[0][1].startswith(f"{home}/s/.tmp/")
+    assert calls[2][1] == f"{home}/s/a"
+
+
 def test_links_in_a_directory_store_are_not_followed(home, tmp_path):
     (tmp_path / "canary").write_bytes(b"secret")
     target = store.open_store(str(home / "s"), Settings())
