@@ -91,7 +91,10 @@ def _run_flow(name: str, model: str, request: dict[str, Any], settings: Settings
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     parameters = getattr(importlib.import_module("flows.parameters"), model)
     progress = importlib.import_module("tasks.progress")
-    with meter.Meter() as shown:
+    settings_of_prefect = importlib.import_module("prefect.settings")
+    # Whoever waits for this process sees it die; waiting for the heartbeat's thread would cost each command a second.
+    no_heartbeat = {settings_of_prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with meter.Meter() as shown, settings_of_prefect.temporary_settings(no_heartbeat):
         progress.listen(shown.update)
         result: dict[str, Any] = flow(_checked(parameters, request))
     return result

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from darkroom import qemu
-from darkroom.formats import Inspection, vmdk
+from darkroom.formats import Inspection
 from darkroom.model import Extent, Reader
 from darkroom.sources import Source
 
@@ -102,6 +102,8 @@ def open_disk(source: Source, inspection: Inspection, folder: Path) -> Iterator[
 
 
 def _vmdk(file: Reader, inspection: Inspection, which: str) -> MappedDisk:
+    from darkroom.formats import vmdk  # noqa: PLC0415 - it imports numpy
+
     grain = int(inspection.details["grain_size"])
     directory = vmdk.grain_directory(file, which)
     zeros = array("Q", bytes(8 * vmdk.TABLE_ENTRIES))
