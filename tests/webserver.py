@@ -31,6 +31,9 @@ class Site:
     script: str = ""
     redirects: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    whole_bodies: int = 0
+    """How many bodies were sent to their end."""
     change_at: tuple[int, bytes, str] | None = None
     """From this request on, other data under another ETag."""
     port: int = 0
@@ -63,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         with site.lock:
             number = len(site.requests)
             site.requests.append((self.path, self.headers.get("Range", "")))
+            site.conditions.append(self.headers.get("If-Match", ""))
             if site.change_at and number >= site.change_at[0]:
                 _, site.data, site.etag = site.change_at
         fault = site.script[number] if number < len(site.script) else "O"
@@ -119,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(sent)
         self.wfile.flush()
+        with self.site.lock:
+            self.site.whole_bodies += fault == "O"
         if fault == "R":
             self._break()
         elif fault == "T":

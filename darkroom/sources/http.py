@@ -173,7 +173,10 @@ def _fetch(found: _Found, offset: int, length: int) -> bytes:
 
 
 def _download(found: _Found, progress: Progress) -> Iterator[bytes]:
-    """The whole body; one whose end cannot be told from a connection that broke is refused."""
+    """The whole body, of the length that it was said to have (urllib3 sees to that), or ended by its last chunk.
+
+    One whose end cannot be told from a connection that broke is refused.
+    """
     shown, size, count = found.place.shown, found.size, 0
     if size is None and not getattr(found.answer, "chunked", False):
         raise SourceAnswerError(shown, "ranges, a length or chunks", "none of them")
@@ -181,8 +184,6 @@ def _download(found: _Found, progress: Progress) -> Iterator[bytes]:
         count += len(piece)
         progress(count, size or 0)
         yield piece
-    if size is not None and count != size:
-        raise SourceUnavailableError(shown, f"{size} bytes", f"{count}")
 
 
 def _body(answer: urllib3.BaseHTTPResponse, shown: str, length: int | None) -> Iterator[bytes]:
