@@ -84,7 +84,10 @@ def export(options: argparse.Namespace) -> int:
 
 def _run_flow(name: str, model: str, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Run a flow here, its run recorded by the Prefect server of the user, or else by the embedded one."""
-    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.ensure(settings.home / "prefect")
+    folder = settings.home / "prefect"
+    if not os.environ.get("PREFECT_API_URL") and not prefect_server.status(folder)["running"] and sys.stderr.isatty():
+        print("starting the embedded Prefect server; this takes some seconds", file=sys.stderr)
+    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.ensure(folder)
     os.environ.update(prefect_server.client_environment(api_url))
     import importlib  # noqa: PLC0415 - Prefect takes seconds to import, and must find its settings made
 

@@ -50,7 +50,7 @@ def command(
 
     `file_size` bounds each file that it writes, in bytes. Raises SandboxMissingError.
     """
-    for program in ("bwrap", "prlimit"):
+    for program in ("bwrap", "prlimit", "setpriv"):
         if shutil.which(program) is None:
             raise SandboxMissingError(program)
     limits = [f"--as={MEMORY}", f"--nofile={_OPEN_FILES}", "--core=0"]
@@ -58,7 +58,27 @@ def command(
         limits.append(f"--fsize={file_size}")
     binds = [word for path in read for word in ("--ro-bind", str(path), str(path))]
     binds += [word for path in write for word in ("--bind", str(path), str(path))]
-    return ["prlimit", *limits, "bwrap", *_isolation(), *_SYSTEM, *binds, "--chdir", "/", "--", *arguments]
+    return [
+        *_with_parent(),
+        "prlimit",
+        *limits,
+        "bwrap",
+        *_isolation(),
+        *_SYSTEM,
+        *binds,
+        "--chdir",
+        "/",
+        "--",
+        *arguments,
+    ]
+
+
+def _with_parent() -> list[str]:
+    """What makes a program die with us, also when we are killed before bubblewrap has come to see to that.
+
+    The signal is asked for first and the parent looked at then: between the two it cannot die unnoticed.
+    """
+    return ["setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
 
 
 def _isolation() -> list[str]:

@@ -166,3 +166,11 @@ def make_disk(path: Path, size: int = 40 * (1 << 20) + 300 * 1024, seed: int = 1
         file.seek(size - 100)
         file.write(b"the very end" * 8)
     return path
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """In CI a skip is a failure, unless its reason says that it was expected."""
+    report = (yield).get_result()
+    if report.skipped and os.environ.get("CI") and "expected:" not in str(report.longrepr):
+        report.outcome = "failed"
