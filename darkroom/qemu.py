@@ -16,7 +16,7 @@ from typing import IO
 from darkroom import rawdisk, sandbox
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.formats import Inspection
-from darkroom.model import Reader
+from darkroom.model import GiB, MiB, Reader
 from darkroom.nbd import client, server
 from darkroom.sources import Source
 
@@ -27,6 +27,7 @@ _OUTPUT_OPTIONS = {"vhd": "subformat=dynamic,force_size=on", "vmdk": "subformat=
 _READY = 20.0
 _POLL = 0.005
 _CONNECTIONS = 4
+_MAX_WORDS = 1 * MiB
 
 Progress = Callable[[int, int], None]
 
@@ -67,7 +68,12 @@ def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Read
         if inspection.format == "vhd":
             options += ",force_size_calc=current_size"
         arguments = ["qemu-nbd", "--read-only", "--persistent", f"--shared={_CONNECTIONS * 2}", "--image-opts"]
-        confined = sandbox.running([*arguments, "--socket", str(path), options], write=[place], descriptors=descriptors)
+        confined = sandbox.running(
+            [*arguments, "--socket", str(path), options],
+            write=[place],
+            descriptors=descriptors,
+            file_size=_MAX_WORDS,
+        )
         process = stack.enter_context(confined)
         _wait_for(process, path, source.name)
         try:
@@ -83,7 +89,7 @@ def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Read
 
 def _file_node(stack: ExitStack, source: Source, place: Path) -> tuple[str, list[int]]:
     """QEMU's options for the bytes of the file itself, and the descriptors that they name."""
-    if source.fd is None:
+    if source.fd is None or not sandbox.can_reopen(source.fd):
         serving = stack.enter_context(server.NbdServer(source.reader, place / "file"))
         return f"file.driver=nbd,file.server.type=unix,file.server.path={serving.path}", []
     local = f"driver=file,{{}}filename=/proc/self/fd/{source.fd},{{}}locking=off"
@@ -137,6 +143,7 @@ def _convert(serving: server.NbdServer, output: Path, format: str, size: int, pr
         read=[serving.path.parent],
         write=[output.parent],
         stdout=subprocess.PIPE,
+        file_size=2 * size + GiB,
     )
     with confined as running:
         assert running.process.stdout
