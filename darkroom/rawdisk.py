@@ -21,6 +21,14 @@ class SourceChangedError(RefusedError):
     default_remedy = "make sure that nothing writes to it, then import it again"
 
 
+class SourceReadError(RefusedError):
+    """The file system or device cannot give the bytes, such as a bad sector."""
+
+    code = "source-read"
+    what = "the source cannot be read"
+    default_remedy = "check the disk that it lies on, and copy the file from its origin again"
+
+
 class RawDisk:
     """`size` bytes at `offset` of an open file, by pread; the descriptor stays the caller's."""
 
@@ -30,10 +38,11 @@ class RawDisk:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes; raises SourceChangedError if the file has become shorter."""
-        data = os.pread(self._fd, length, self._offset + offset)
-        if len(data) != length:
-            data = self._rest(data, offset, length)
-        return data
+        try:
+            data = os.pread(self._fd, length, self._offset + offset)
+            return data if len(data) == length else self._rest(data, offset, length)
+        except OSError as error:
+            raise SourceReadError(f"{self._which} at {offset}", "", error.strerror or str(error)) from error
 
     def extents(self, offset: int, length: int) -> list[Extent]:
         """Holes of the file system (SEEK_DATA, SEEK_HOLE) as zero extents."""

@@ -354,3 +354,36 @@ def test_a_catalog_that_is_killed_in_the_pass_and_comes_back_does_not_lose_the_i
             assert operations.content(to, image) == raw_disk.read_bytes()
         finally:
             postgres.stop(folder)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:pw@host/disk.qcow2",
+        "https://host/disk.qcow2?X-Amz-Signature=abc&X-Amz-Expires=60",
+        "https://host/disk.qcow2?sv=1&SIG=abc",
+        "s3://key:secret@bucket/disk.qcow2",
+    ],
+)
+def test_a_source_with_credentials_in_its_address_is_refused_and_not_repeated(to, url):
+    with pytest.raises(sources.SourceUrlError) as caught:
+        operations.import_image(to, url)
+
+    assert "abc" not in str(caught.value)
+    assert "pw" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert images.listed(to.catalog) == []
+
+
+def test_a_bad_sector_of_the_source_is_named(to, raw_disk, monkeypatch):
+    real = os.pread
+
+    def bad(fd, length, offset):
+        if length >= 1 << 19:
+            raise OSError(5, "Input/output error")
+        return real(fd, length, offset)
+
+    monkeypatch.setattr("darkroom.rawdisk.os.pread", bad)
+    with pytest.raises(RefusedError) as caught:
+        operations.import_image(to, raw_disk)
+    assert (caught.value.code, caught.value.exit_code) == ("source-read", 3)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import blake3
 
@@ -22,6 +22,10 @@ from darkroom.settings import Settings
 Progress = Callable[[int, int], None]
 FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi")
 _SUFFIXES = {name: name for name in FORMATS} | {"img": "", "iso": "iso", "zvhd": "zvhd", "zvhd2": "zvhd2", "vpc": "vhd"}
+_SIGNED = frozenset(
+    ["x-amz-signature", "x-amz-credential", "x-amz-security-token", "x-goog-signature", "signature", "sig", "token", "access_token"]
+)
+"""Parameters of a query that are credentials in themselves."""
 _PIECE = 4 * MiB
 _HASHERS: dict[str, Callable[[], Any]] = {
     **{name: getattr(hashlib, name) for name in ("sha256", "sha512", "sha384", "blake2b", "sha1", "md5")},
@@ -163,10 +167,10 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
     except ValueError:
         raise SourceUrlError(url.partition("://")[0] + "://…", "a URL", "another text") from None
-    if "@" in parts.netloc:
-        raise SourceUrlError(
-            f"{parts.scheme}://…", "no credentials", "some", "they would be stored; use a presigned URL"
-        )
+    if "@" in parts.netloc or _SIGNED & {name.lower() for name, _ in parse_qsl(parts.query)}:
+        # The request is kept with the image, and by Prefect as a parameter.
+        remedy = "they would be stored; give s3:// with boto3's usual credentials, or download the file first"
+        raise SourceUrlError(f"{parts.scheme}://…", "no credentials", "a password, signature or token", remedy)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise SourceUrlError(url, "file:///path", f"a file of the host {parts.netloc}")
