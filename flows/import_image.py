@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from darkroom.errors import DarkroomError
+from darkroom.errors import ConflictError, DarkroomError
 from flows.parameters import ImportImage
 from tasks import importing, summary
 
@@ -18,7 +18,8 @@ def import_image(request: ImportImage) -> dict[str, Any]:
         try:
             _bring(image["image"], request)
         except DarkroomError as error:
-            if not error.retryable:
+            # A conflict means that somebody else has gone on with the image: it is theirs.
+            if not error.retryable and not isinstance(error, ConflictError):
                 importing.fail(image["image"], error, blocks)
             raise
     result = importing.describe(image["image"], blocks)

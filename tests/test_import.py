@@ -266,6 +266,27 @@ def test_two_imports_of_the_same_file_at_once_are_both_right(to, raw_disk):
     assert len(results) == 2
 
 
+def test_two_threads_never_work_on_one_image(to, raw_disk, monkeypatch):
+    inside, go_on = threading.Event(), threading.Event()
+    real = importing.upload.upload
+
+    def slow(reader, target, progress):
+        inside.set()
+        go_on.wait(20)
+        real(reader, target, progress)
+
+    monkeypatch.setattr(importing.upload, "upload", slow)
+    first = threading.Thread(target=operations.import_image, args=(to, raw_disk))
+    first.start()
+    inside.wait(20)
+    with pytest.raises(uploads.LeaseHeldError):
+        operations.import_image(to, raw_disk)
+    go_on.set()
+    first.join()
+
+    assert images.find(to.catalog, "one")["status"] == "active"
+
+
 def test_an_import_that_another_process_works_on_is_left_alone(to, raw_disk):
     image = operations.import_image(to, raw_disk, until="upload_disk")
     with to.catalog.transaction() as connection:

@@ -22,6 +22,8 @@ from darkroom.errors import ConflictError
 LEASE = "60 seconds"
 RESUME_WINDOW = "24 hours"
 _HEARTBEAT = 15.0
+_working: set[UUID] = set()
+"""The images that a step of this process works on: a lease tells processes apart, and this the threads of one."""
 
 
 class LeaseHeldError(ConflictError):
@@ -77,6 +79,8 @@ def take_lease(connection: Connection, image: UUID) -> None:
     row = connection.execute(
         "SELECT holder, expires_at < now() AS expired FROM leases WHERE image_id = %s FOR UPDATE", (image,)
     ).fetchone()
+    if image in _working:
+        raise LeaseHeldError(str(image), "", "another thread of this process at work")
     if row and row["holder"] != holder() and not row["expired"] and not _is_dead(row["holder"]):
         raise LeaseHeldError(str(image), "", f"the lease of {row['holder'].split(' ')[0]}")
     connection.execute(
@@ -106,6 +110,7 @@ def lease(catalog: Catalog, image: UUID) -> Iterator[None]:
     """
     with catalog.transaction() as connection:
         take_lease(connection, image)
+        _working.add(image)
     done = threading.Event()
     heart = threading.Thread(target=_beat, args=(catalog, image, done), name="lease", daemon=True)
     heart.start()
@@ -114,6 +119,7 @@ def lease(catalog: Catalog, image: UUID) -> Iterator[None]:
     finally:
         done.set()
         heart.join()
+        _working.discard(image)
 
 
 def _beat(catalog: Catalog, image: UUID, done: threading.Event) -> None:
