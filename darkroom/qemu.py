@@ -26,8 +26,10 @@ DRIVERS = {name: name for name in ("raw", "qcow2", "qcow", "qed", "vmdk", "vhdx"
 _OUTPUT_OPTIONS = {"vhd": "subformat=dynamic,force_size=on", "vmdk": "subformat=monolithicSparse"}
 _READY = 20.0
 _POLL = 0.005
+_ENDING = 2.0
 _CONNECTIONS = 4
 _MAX_WORDS = 1 * MiB
+_LONGEST = 70
 
 Progress = Callable[[int, int], None]
 
@@ -52,17 +54,18 @@ class ConvertError(DarkroomError):
 
     code = "convert-failed"
     what = "the file could not be written"
+    default_remedy = "see that there is space, and that the folder may be written to"
 
 
 @contextmanager
 def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Reader]:
     """The guest-visible bytes of a source, by a confined qemu-nbd; sockets are made below `folder`.
 
-    Raises SourceUnreadableError, SizeMismatchError.
+    Raises SourceUnreadableError, SizeMismatchError, NbdUnavailableError, and what reading the source raises.
     """
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qemu-", dir=_short(folder))))
-        file, descriptors = _file_node(stack, source, place)
+        file, descriptors, behind = _file_node(stack, source, place)
         path = place / "disk"
         options = f"driver={DRIVERS[inspection.format]},{file}"
         if inspection.format == "vhd":
@@ -75,37 +78,51 @@ def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Read
             file_size=_MAX_WORDS,
         )
         process = stack.enter_context(confined)
-        _wait_for(process, path, source.name)
         try:
-            reader = client.connect(f"nbd+unix:///?socket={path}", _CONNECTIONS)
-        except client.NbdUnavailableError as error:
-            # It listens before it opens the image, and ends when that fails.
-            raise SourceUnreadableError(source.name, "", process.words() or str(error)) from None
-        stack.callback(reader.close)
-        if reader.size != inspection.virtual_size:
-            raise SizeMismatchError(source.name, f"{inspection.virtual_size} bytes", f"{reader.size}")
-        yield reader
+            reader = _connect(process, path, source.name)
+            stack.callback(reader.close)
+            if reader.size != inspection.virtual_size:
+                raise SizeMismatchError(source.name, f"{inspection.virtual_size} bytes", f"{reader.size}")
+            yield reader
+        except (client.NbdUnavailableError, SourceUnreadableError):
+            # QEMU says only that a read failed; why it did, the server of the file knows.
+            for error in behind.errors if behind else []:
+                raise error from None
+            raise
 
 
-def _file_node(stack: ExitStack, source: Source, place: Path) -> tuple[str, list[int]]:
-    """QEMU's options for the bytes of the file itself, and the descriptors that they name."""
+def _file_node(stack: ExitStack, source: Source, place: Path) -> tuple[str, list[int], server.NbdServer | None]:
+    """QEMU's options for the bytes of the file itself, the descriptors that they name, the server that they name."""
     if source.fd is None or not sandbox.can_reopen(source.fd):
         serving = stack.enter_context(server.NbdServer(source.reader, place / "file"))
-        return f"file.driver=nbd,file.server.type=unix,file.server.path={serving.path}", []
+        return f"file.driver=nbd,file.server.type=unix,file.server.path={serving.path}", [], serving
     local = f"driver=file,{{}}filename=/proc/self/fd/{source.fd},{{}}locking=off"
     if source.fd_range is None:
-        return "file." + local.format("file.", "file."), [source.fd]
+        return "file." + local.format("file.", "file."), [source.fd], None
     offset, size = source.fd_range
     nested = "file." + local.format("file.file.", "file.file.")
-    return f"file.driver=raw,file.offset={offset},file.size={size},file.{nested}", [source.fd]
+    return f"file.driver=raw,file.offset={offset},file.size={size},file.{nested}", [source.fd], None
 
 
-def _wait_for(process: sandbox.Running, path: Path, which: str) -> None:
+def _connect(process: sandbox.Running, path: Path, which: str) -> client.NbdReader:
+    """A reader of what qemu-nbd serves. It listens before it opens the image, and ends where it cannot open it."""
     deadline = time.monotonic() + _READY
     while not _accepts(path):
-        if process.process.poll() is not None or time.monotonic() > deadline:
-            raise SourceUnreadableError(which, "", process.words() or "no answer")
+        if process.process.poll() is not None:
+            raise SourceUnreadableError(which, "", process.words())
+        if time.monotonic() > deadline:
+            raise client.NbdUnavailableError(which, f"qemu-nbd to listen within {_READY:.0f} s", process.words())
         time.sleep(_POLL)
+    try:
+        return client.connect(f"nbd+unix:///?socket={path}", _CONNECTIONS)
+    except client.NbdUnavailableError:
+        try:
+            process.process.wait(_ENDING)
+        except subprocess.TimeoutExpired:
+            pass
+        else:
+            raise SourceUnreadableError(which, "", process.words()) from None
+        raise
 
 
 def _accepts(path: Path) -> bool:
@@ -118,17 +135,30 @@ def convert(reader: Reader, path: Path, format: str, *, progress: Progress) -> N
 
     `path` must not exist, and does not exist after a failure.
     """
-    if format == "raw":
-        try:
-            rawdisk.write_raw(reader, path, progress)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return
+    try:
+        if format == "raw":
+            _write_raw(reader, path, progress)
+        else:
+            _convert_beside(reader, path, format, progress)
+    except OSError as error:
+        raise ConvertError(str(path), "", error.strerror or str(error)) from None
+
+
+def _write_raw(reader: Reader, path: Path, progress: Progress) -> None:
+    try:
+        rawdisk.write_raw(reader, path, progress)
+    except FileExistsError:
+        raise
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _convert_beside(reader: Reader, path: Path, format: str, progress: Progress) -> None:
+    # Only a folder of its own is writable for the confined program; the file leaves it when it is whole.
     with tempfile.TemporaryDirectory(prefix=".darkroom-", dir=path.parent) as folder:
-        # Only this folder is writable for the confined program; the file leaves it when it is whole.
         output = Path(folder) / "output"
-        with tempfile.TemporaryDirectory(prefix="darkroom-") as sockets:
+        with tempfile.TemporaryDirectory(prefix="darkroom-", dir=_short(Path(tempfile.gettempdir()))) as sockets:
             with server.NbdServer(reader, Path(sockets) / "disk") as serving:
                 _convert(serving, output, format, reader.size, progress)
         output.rename(path)
@@ -154,7 +184,8 @@ def _convert(serving: server.NbdServer, output: Path, format: str, size: int, pr
     for error in serving.errors:
         raise error
     if code:
-        raise ConvertError(str(output.parent.parent), "", words.splitlines()[-1] if words else f"exit code {code}")
+        found = words.splitlines()[-1] if words else f"exit code {code}"
+        raise ConvertError(str(output.parent.parent), "", found)
 
 
 def _shares(output: IO[bytes]) -> Iterator[float]:
@@ -169,7 +200,7 @@ def _shares(output: IO[bytes]) -> Iterator[float]:
             continue
 
 
-def _short(folder: Path) -> str | None:
-    """The folder if a socket's name below it stays within 108 bytes (unix(7)), else the system's own."""
+def _short(folder: Path) -> str:
+    """The folder if a socket's name below it stays within 108 bytes (unix(7)), else one with a short name."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return str(folder) if len(str(folder)) < 70 else None
+    return str(folder) if len(os.fsencode(folder)) < _LONGEST else "/tmp"  # noqa: S108 - a private folder in it

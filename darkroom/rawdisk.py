@@ -2,14 +2,16 @@
 
 import errno
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from darkroom.errors import RefusedError
-from darkroom.model import CHUNK_SIZE, Extent, MiB, Reader
+from darkroom.model import CHUNK_SIZE, Extent, GiB, MiB, Reader
 
 _PIECE = 4 * MiB
+_WINDOW = 1 * GiB
 _THREADS = 4
 
 
@@ -74,7 +76,10 @@ class RawDisk:
         try:
             return max(os.lseek(self._fd, self._offset + offset, whence) - self._offset, offset)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # no more data: the rest is a hole
+            if error.errno == errno.ENXIO:  # no more data: the rest is a hole, or is no longer there
+                found = os.lseek(self._fd, 0, os.SEEK_END) - self._offset
+                if found < self.size:
+                    raise SourceChangedError(self._which, f"{self.size} bytes", f"{found}") from None
                 return self.size
             if whence == os.SEEK_DATA:  # a file system or device that cannot tell
                 return offset
@@ -82,26 +87,41 @@ class RawDisk:
 
 
 def write_raw(reader: Reader, path: Path, progress: Callable[[int, int], None]) -> None:
-    """Write all of `reader` to a new sparse file, zeros as holes, by a few threads."""
+    """Write all of `reader` to a new sparse file, zeros as holes, by a few threads.
+
+    Raises what the reader raises, and OSError; the file is left as it is then.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         os.ftruncate(fd, reader.size)
-        done = 0
+        pending: deque[Future[int]] = deque()
         with ThreadPoolExecutor(_THREADS, "write") as pool:
-            for count in pool.map(lambda offset: _write_piece(reader, fd, offset), range(0, reader.size, _PIECE)):
-                done += count
-                progress(done, reader.size)
+            for start, length in _data(reader):
+                if len(pending) == 2 * _THREADS:
+                    progress(pending.popleft().result(), reader.size)
+                pending.append(pool.submit(_write_piece, reader, fd, start, length))
+            for piece in pending:
+                progress(piece.result(), reader.size)
+        progress(reader.size, reader.size)
     finally:
         os.close(fd)
 
 
-def _write_piece(reader: Reader, fd: int, offset: int) -> int:
-    length = min(_PIECE, reader.size - offset)
-    for extent in reader.extents(offset, length):
-        # A chunk at a time, as the bytes lie in memory: a longer read would have to join them.
-        for start in range(extent.start, 0 if extent.zero else extent.end, CHUNK_SIZE):
-            _write(fd, start, reader.read(start, min(CHUNK_SIZE, extent.end - start)))
-    return length
+def _data(reader: Reader) -> Iterator[tuple[int, int]]:
+    """The starts and lengths of all that may not be zero, in pieces."""
+    for window in range(0, reader.size, _WINDOW):
+        for extent in reader.extents(window, min(_WINDOW, reader.size - window)):
+            for start in range(extent.start, 0 if extent.zero else extent.end, _PIECE):
+                yield start, min(_PIECE, extent.end - start)
+
+
+def _write_piece(reader: Reader, fd: int, offset: int, length: int) -> int:
+    """Write a piece; where it ends."""
+    end = offset + length
+    # A chunk at a time, as the bytes lie in memory: a longer read would have to join them.
+    for start in range(offset, end, CHUNK_SIZE):
+        _write(fd, start, reader.read(start, min(CHUNK_SIZE, end - start)))
+    return end
 
 
 def _write(fd: int, offset: int, data: bytes) -> None:

@@ -46,6 +46,14 @@ class SandboxMissingError(DarkroomError):
     default_remedy = "run `make setup`, or install the packages bubblewrap and util-linux"
 
 
+class SandboxRefusedError(DarkroomError):
+    """The system does not let bubblewrap confine a program."""
+
+    code = "sandbox-refused"
+    what = "the program cannot be confined"
+    default_remedy = "allow user namespaces: sysctl user.max_user_namespaces, and unprivileged ones if not run as root"
+
+
 def command(
     arguments: Sequence[str], *, read: Sequence[Path] = (), write: Sequence[Path] = (), file_size: int
 ) -> list[str]:
@@ -82,9 +90,12 @@ class Running:
         self._words = words
 
     def words(self) -> str:
-        """The last of what it wrote to standard error."""
+        """The last of what it wrote to standard error; raises SandboxRefusedError if it was never started."""
         size = os.fstat(self._words).st_size
-        return os.pread(self._words, _WORDS, max(size - _WORDS, 0)).decode(errors="replace").strip()
+        words = os.pread(self._words, _WORDS, max(size - _WORDS, 0)).decode(errors="replace").strip()
+        if words.startswith("bwrap: "):
+            raise SandboxRefusedError("bubblewrap", "", words)
+        return words
 
 
 @contextmanager

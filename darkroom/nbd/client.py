@@ -1,12 +1,15 @@
 """A Reader over an NBD export, by libnbd through ctypes: its calls release the interpreter lock."""
 
 import ctypes
+import os
 import queue
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from darkroom.errors import UnavailableError
 from darkroom.model import Extent, MiB
@@ -15,6 +18,8 @@ _CONTEXT = b"base:allocation"
 _ZERO = 2
 _MAX_REQUEST = 32 * MiB
 _MAX_STATUS = 1 << 31
+_STALLED = 120.0
+"""Seconds after which a server that has not answered is given up; libnbd itself waits for ever."""
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int,
     ctypes.c_void_p,
@@ -49,7 +54,11 @@ def _library() -> ctypes.CDLL:
     library.nbd_close.restype = None
     library.nbd_get_error.restype = ctypes.c_char_p
     library.nbd_add_meta_context.argtypes = (handle, ctypes.c_char_p)
-    library.nbd_connect_uri.argtypes = (handle, ctypes.c_char_p)
+    library.nbd_aio_connect_uri.argtypes = (handle, ctypes.c_char_p)
+    library.nbd_aio_is_connecting.argtypes = (handle,)
+    library.nbd_aio_is_ready.argtypes = (handle,)
+    library.nbd_aio_get_fd.argtypes = (handle,)
+    library.nbd_poll.argtypes = (handle, ctypes.c_int)
     library.nbd_get_size.argtypes = (handle,)
     library.nbd_get_size.restype = ctypes.c_int64
     library.nbd_can_multi_conn.argtypes = (handle,)
@@ -68,20 +77,23 @@ class NbdReader:
     """The bytes of an export, read over a few connections; safe to use from many threads."""
 
     def __init__(self, uri: str, connections: int) -> None:
-        self._shown = _without_password(uri)
-        self._handles: queue.Queue[Any] = queue.Queue()
-        self._count = 0
-        first = self._connect(uri)
+        self._uri = uri
+        self._handles: queue.Queue[int] = queue.Queue()
+        self._sockets: dict[int, socket.socket] = {}
+        self._busy: dict[int, float] = {}
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="nbd-watch", daemon=True)
         try:
             lib = _library()
+            first = self._connect()
             self.size = int(lib.nbd_get_size(first))
             self._has_extents = lib.nbd_can_meta_context(first, _CONTEXT) == 1
-            self._handles.put(first)
             for _ in range(connections - 1 if lib.nbd_can_multi_conn(first) == 1 else 0):
-                self._handles.put(self._connect(uri))
+                self._connect()
         except BaseException:
             self.close()
             raise
+        self._watcher.start()
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes; raises NbdUnavailableError."""
@@ -116,27 +128,52 @@ class NbdReader:
 
     def close(self) -> None:
         """Disconnect; waits for reads in progress."""
-        for _ in range(self._count):
-            _library().nbd_close(self._handles.get())
-        self._count = 0
+        while self._sockets:
+            handle = self._handles.get()
+            _library().nbd_close(handle)
+            self._sockets.pop(handle).close()
+        self._closed.set()
+        if self._watcher.ident:
+            self._watcher.join()
 
-    def _connect(self, uri: str) -> Any:
+    def _connect(self) -> int:
         lib = _library()
-        handle = lib.nbd_create()
-        lib.nbd_add_meta_context(handle, _CONTEXT)
-        if lib.nbd_connect_uri(handle, uri.encode()) < 0:
-            error = self._error()
+        handle: int = lib.nbd_create()
+        try:
+            lib.nbd_add_meta_context(handle, _CONTEXT)
+            if lib.nbd_aio_connect_uri(handle, self._uri.encode()) < 0:
+                raise self._error()
+            deadline = time.monotonic() + _STALLED
+            while lib.nbd_aio_is_connecting(handle) == 1:
+                if lib.nbd_poll(handle, max(int((deadline - time.monotonic()) * 1000), 0)) < 0:
+                    raise self._error()
+                if time.monotonic() > deadline:
+                    raise NbdUnavailableError(self._uri, f"an answer within {_STALLED:.0f} s", "none")
+            if lib.nbd_aio_is_ready(handle) != 1:
+                raise self._error()
+            self._sockets[handle] = socket.socket(fileno=os.dup(lib.nbd_aio_get_fd(handle)))
+        except BaseException:
             lib.nbd_close(handle)
-            raise error
-        self._count += 1
+            raise
+        self._handles.put(handle)
         return handle
 
+    def _watch(self) -> None:
+        """Break connections on which nothing has come for long: a read that waits on one of them then fails."""
+        while not self._closed.wait(_STALLED / 8):
+            for handle, since in list(self._busy.items()):
+                connection = self._sockets.get(handle)
+                if connection and time.monotonic() - since > _STALLED:
+                    _shut(connection)
+
     @contextmanager
-    def _handle(self) -> Iterator[Any]:
+    def _handle(self) -> Iterator[int]:
         handle = self._handles.get()
+        self._busy[handle] = time.monotonic()
         try:
             yield handle
         finally:
+            del self._busy[handle]
             self._handles.put(handle)
 
     def _status(self, offset: int, length: int) -> list[tuple[int, int]]:
@@ -152,12 +189,12 @@ class NbdReader:
             if _library().nbd_block_status(handle, length, offset, callback, 0) < 0:
                 raise self._error()
         if not any(size for size, _ in found):
-            raise NbdUnavailableError(self._shown, "extents", "none")
+            raise NbdUnavailableError(self._uri, "extents", "none")
         return found
 
     def _error(self) -> NbdUnavailableError:
         message = (_library().nbd_get_error() or b"unknown error").decode(errors="replace")
-        return NbdUnavailableError(self._shown, "", message)
+        return NbdUnavailableError(self._uri, "", message)
 
 
 def connect(uri: str, connections: int = 4) -> NbdReader:
@@ -168,6 +205,8 @@ def connect(uri: str, connections: int = 4) -> NbdReader:
     return NbdReader(uri, connections)
 
 
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the server has gone already

@@ -1,5 +1,6 @@
 """Numbers and frames of the NBD protocol (github.com/NetworkBlockDevice/nbd, doc/proto.md)."""
 
+import socket
 import struct
 
 NBDMAGIC = 0x4E42444D41474943
@@ -18,7 +19,7 @@ REP_ACK, REP_SERVER, REP_INFO, REP_META_CONTEXT = 1, 2, 3, 4
 REP_ERR_UNSUP, REP_ERR_INVALID, REP_ERR_UNKNOWN = 0x80000001, 0x80000003, 0x80000006
 INFO_EXPORT, INFO_BLOCK_SIZE = 0, 3
 
-CMD_READ, CMD_DISC, CMD_BLOCK_STATUS = 0, 2, 7
+CMD_READ, CMD_WRITE, CMD_DISC, CMD_BLOCK_STATUS = 0, 1, 2, 7
 FLAG_REQ_ONE = 1 << 3
 REPLY_DONE = 1
 REPLY_NONE, REPLY_OFFSET_DATA, REPLY_BLOCK_STATUS, REPLY_ERROR = 0, 1, 5, 0x8001
@@ -38,3 +39,14 @@ EXPORT_INFO = struct.Struct(">HQH")
 BLOCK_SIZE_INFO = struct.Struct(">HIII")
 EXPORT_NAME_INFO = struct.Struct(">QH")
 ERROR_INFO = struct.Struct(">IH")
+
+
+def receive(connection: socket.socket, length: int) -> bytes:
+    """Exactly `length` bytes; raises EOFError where the peer ends before."""
+    data = bytearray()
+    while len(data) < length:
+        piece = connection.recv(length - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)

@@ -4,7 +4,6 @@ One thread takes the requests of a connection and a few more answer them, so tha
 client may make us hold is bounded. An error of the reader becomes EIO for the client and is kept for the owner.
 """
 
-import os
 import socket
 import struct
 import threading
@@ -12,19 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from darkroom.model import KiB, MiB, Reader
+from darkroom.model import MiB, Reader
+from darkroom.nbd import negotiation
 from darkroom.nbd import protocol as p
 
-_MAX_REQUEST = 32 * MiB
-_MAX_OPTION = 8 * KiB
+_CONNECTIONS = 64
 _IN_FLIGHT = 16
 _THREADS = 8
-_MAX_EXTENTS = 4096
+_EXTENTS = 4096
+_ERRORS = 16
 _BUFFER = 4 * MiB
-_BLOCK_SIZES = (1, 512 * KiB, _MAX_REQUEST)
-_EXPORT_FLAGS = p.HAS_FLAGS | p.READ_ONLY | p.SEND_DF | p.CAN_MULTI_CONN
-_META_CONTEXT = b"base:allocation"
-_META_CONTEXT_ID = 1
+_HANDSHAKE = 30.0
+"""Seconds in which a client must say the next thing before it reads."""
+_STALLED = 120
+"""Seconds after which a client that takes no bytes is given up."""
 
 
 class NbdServer:
@@ -35,31 +35,38 @@ class NbdServer:
         self.path = path
         self.uri = f"nbd+unix:///?socket={path}"
         self.errors: list[BaseException] = []
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(_THREADS, "nbd")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def __enter__(self) -> "NbdServer":
-        old = os.umask(0o177)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listener.bind(str(self.path))
-        finally:
-            os.umask(old)
-        self._listener.listen(16)
+            self.path.chmod(0o600)  # nobody can connect before it listens
+            self._listener.listen(_CONNECTIONS)
+        except BaseException:
+            self._listener.close()
+            raise
         self._thread = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        _shut(self._listener)
+        self._thread.join()
         with self._lock:
-            _shut(self._listener)
+            threads = list(self._connections.values())
             for connection in self._connections:
                 _shut(connection)
-        self._thread.join()
+        for thread in threads:
+            thread.join()
         self._listener.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
         self.path.unlink(missing_ok=True)
+
+    def note(self, error: BaseException) -> None:
+        """Keep an error of the reader for the owner: the first few, for a client may ask again and again."""
+        if len(self.errors) < _ERRORS:
+            self.errors.append(error)
 
     def _accept(self) -> None:
         while True:
@@ -67,85 +74,57 @@ class NbdServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+            thread = threading.Thread(target=self._serve, args=(connection,), name="nbd-client", daemon=True)
             with self._lock:
-                self._connections.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="nbd-client", daemon=True).start()
+                if len(self._connections) >= _CONNECTIONS:
+                    connection.close()
+                    continue
+                self._connections[connection] = thread
+            thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
+        pool = ThreadPoolExecutor(_THREADS, "nbd")
         try:
-            client = _Client(self, connection, self._pool)
-            if client.negotiate():
-                client.answer()
-        except (OSError, EOFError, _ProtocolError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+            connection.settimeout(_HANDSHAKE)
+            agreed = negotiation.negotiate(connection, self.reader.size)
+            # From here on silence is the client's right; not taking what it asked for is not.
+            connection.settimeout(None)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _STALLED, 0))
+            if agreed:
+                _Client(self, connection, pool, agreed).answer()
+        except (OSError, EOFError, negotiation.ProtocolError):
             pass  # the client went away, or does not speak the protocol: its connection ends, nothing else
         finally:
+            _shut(connection)
+            pool.shutdown(wait=True, cancel_futures=True)
             with self._lock:
-                self._connections.discard(connection)
-            connection.close()
-
-
-class _ProtocolError(Exception):
-    pass
+                del self._connections[connection]
+                connection.close()
 
 
 class _Client:
-    """One connection: the negotiation, then its requests."""
+    """The transmission phase of one connection."""
 
-    def __init__(self, server: NbdServer, connection: socket.socket, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, server: NbdServer, connection: socket.socket, pool: ThreadPoolExecutor, agreed: negotiation.Agreed
+    ) -> None:
         self.server, self.reader, self.connection, self.pool = server, server.reader, connection, pool
-        self.structured = False
-        self.meta_context = False
+        self.agreed = agreed
         self.sending = threading.Lock()
         self.slots = threading.BoundedSemaphore(_IN_FLIGHT)
-
-    def negotiate(self) -> bool:
-        """Agree on options; whether the transmission phase follows."""
-        self.connection.sendall(p.GREETING.pack(p.NBDMAGIC, p.IHAVEOPT, p.FIXED_NEWSTYLE | p.NO_ZEROES))
-        (flags,) = p.CLIENT_FLAGS.unpack(self._receive(p.CLIENT_FLAGS.size))
-        while True:
-            magic, option, length = p.OPTION.unpack(self._receive(p.OPTION.size))
-            if magic != p.IHAVEOPT or length > _MAX_OPTION:
-                raise _ProtocolError
-            data = self._receive(length)
-            if option == p.OPT_EXPORT_NAME:
-                padding = b"" if flags & p.NO_ZEROES else bytes(124)
-                self.connection.sendall(p.EXPORT_NAME_INFO.pack(self.reader.size, _EXPORT_FLAGS) + padding)
-                return True
-            if option == p.OPT_ABORT:
-                self._reply(option, p.REP_ACK)
-                return False
-            if self._option(option, data):
-                return True
-
-    def _option(self, option: int, data: bytes) -> bool:
-        """Answer one option; whether it ends the negotiation."""
-        if option == p.OPT_STRUCTURED_REPLY:
-            self.structured = True
-        elif option == p.OPT_LIST:
-            self._reply(option, p.REP_SERVER, p.U32.pack(0))
-        elif option in (p.OPT_INFO, p.OPT_GO):
-            self._reply(option, p.REP_INFO, p.EXPORT_INFO.pack(p.INFO_EXPORT, self.reader.size, _EXPORT_FLAGS))
-            self._reply(option, p.REP_INFO, p.BLOCK_SIZE_INFO.pack(p.INFO_BLOCK_SIZE, *_BLOCK_SIZES))
-        elif option in (p.OPT_LIST_META_CONTEXT, p.OPT_SET_META_CONTEXT):
-            if _asks_for_allocation(data) and self.structured:
-                self.meta_context = self.meta_context or option == p.OPT_SET_META_CONTEXT
-                self._reply(option, p.REP_META_CONTEXT, p.U32.pack(_META_CONTEXT_ID) + _META_CONTEXT)
-        else:
-            self._reply(option, p.REP_ERR_UNSUP)
-            return False
-        self._reply(option, p.REP_ACK)
-        return option == p.OPT_GO
 
     def answer(self) -> None:
         """Take requests until the client disconnects."""
         while True:
-            header = self._receive(p.REQUEST_HEADER.size)
+            header = p.receive(self.connection, p.REQUEST_HEADER.size)
             magic, flags, command, handle, offset, length = p.REQUEST_HEADER.unpack(header)
             if magic != p.REQUEST or command == p.CMD_DISC:
                 return
-            if command == 1:
-                self._receive(length if length <= _MAX_REQUEST else 0)  # a write carries data; it is refused
+            if command == p.CMD_WRITE:
+                if length > negotiation.MAX_REQUEST:
+                    return
+                p.receive(self.connection, length)  # it is refused, but its data comes behind it
             self.slots.acquire()
             self.pool.submit(self._one, flags, command, handle, offset, length)
 
@@ -155,9 +134,9 @@ class _Client:
                 self._error(handle, p.EPERM)
             elif not length or offset + length > self.reader.size:
                 self._error(handle, p.EINVAL)
-            elif command == p.CMD_READ and length <= _MAX_REQUEST:
+            elif command == p.CMD_READ and length <= negotiation.MAX_REQUEST:
                 self._read(handle, offset, length)
-            elif command == p.CMD_BLOCK_STATUS and self.meta_context:
+            elif command == p.CMD_BLOCK_STATUS and self.agreed.meta_context:
                 self._block_status(handle, offset, length, flags)
             else:
                 self._error(handle, p.EINVAL)
@@ -170,10 +149,10 @@ class _Client:
         try:
             data = self.reader.read(offset, length)
         except Exception as error:  # whatever it is, the client must hear of it and the owner too
-            self.server.errors.append(error)
+            self.server.note(error)
             self._error(handle, p.EIO)
             return
-        if self.structured:
+        if self.agreed.structured:
             kind = (p.REPLY_DONE, p.REPLY_OFFSET_DATA)
             header = p.STRUCTURED_HEADER.pack(p.STRUCTURED_REPLY, *kind, handle, 8 + length) + p.U64.pack(offset)
         else:
@@ -184,18 +163,18 @@ class _Client:
         try:
             extents = self.reader.extents(offset, length)
         except Exception as error:
-            self.server.errors.append(error)
+            self.server.note(error)
             self._error(handle, p.EIO)
             return
-        extents = extents[: 1 if flags & p.FLAG_REQ_ONE else _MAX_EXTENTS]
+        extents = extents[: 1 if flags & p.FLAG_REQ_ONE else _EXTENTS]
         state = {True: p.STATE_HOLE | p.STATE_ZERO, False: 0}
         body = b"".join(p.EXTENT.pack(extent.length, state[extent.zero]) for extent in extents)
         kind = (p.REPLY_DONE, p.REPLY_BLOCK_STATUS)
         header = p.STRUCTURED_HEADER.pack(p.STRUCTURED_REPLY, *kind, handle, 4 + len(body))
-        self._send(header + p.U32.pack(_META_CONTEXT_ID), body)
+        self._send(header + p.U32.pack(negotiation.META_CONTEXT_ID), body)
 
     def _error(self, handle: int, number: int) -> None:
-        if self.structured:
+        if self.agreed.structured:
             body = p.ERROR_INFO.pack(number, 0)
             kind = (p.REPLY_DONE, p.REPLY_ERROR)
             self._send(p.STRUCTURED_HEADER.pack(p.STRUCTURED_REPLY, *kind, handle, len(body)), body)
@@ -209,34 +188,6 @@ class _Client:
                 self.connection.sendall(header[sent:])
                 sent = len(header)
             self.connection.sendall(memoryview(data)[sent - len(header) :])
-
-    def _reply(self, option: int, kind: int, data: bytes = b"") -> None:
-        self.connection.sendall(p.OPTION_REPLY_HEADER.pack(p.OPTION_REPLY, option, kind, len(data)) + data)
-
-    def _receive(self, length: int) -> bytes:
-        data = bytearray()
-        while len(data) < length:
-            piece = self.connection.recv(length - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return bytes(data)
-
-
-def _asks_for_allocation(data: bytes) -> bool:
-    """Whether the queries of a meta context option ask for base:allocation; no query at all asks for every one."""
-    try:
-        at = 4 + p.U32.unpack_from(data)[0]
-        (count,) = p.U32.unpack_from(data, at)
-        queries = []
-        at += 4
-        for _ in range(count):
-            (length,) = p.U32.unpack_from(data, at)
-            queries.append(data[at + 4 : at + 4 + length])
-            at += 4 + length
-    except struct.error as error:
-        raise _ProtocolError from error
-    return not queries or _META_CONTEXT in queries or b"base:" in queries
 
 
 def _shut(connection: socket.socket) -> None:
