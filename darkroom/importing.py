@@ -93,6 +93,7 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
         to.keys.generate(request.key, {})  # a key that is missing is refused here, not after the checks
     shown, identity = sources.identify(request.source, to.settings)
     wanted = {"request": dataclasses.asdict(request), "source_identity": identity}
+    superseded = None
     with to.catalog.transaction() as connection:
         found = images.unfinished(connection, request.name)
         if found and found["status"] in lifecycle.UNFINISHED:
@@ -101,6 +102,7 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
                 images.record_event(connection, "import", found["id"], "started", "resumed")
                 return {"image": str(found["id"]), "status": found["status"]}
             _kill(connection, found["id"], {"code": "superseded", "message": "another import took the name"})
+            superseded = found
         elif found and found["status"] == "active" and _same(found, wanted):
             return {"image": str(found["id"]), "status": "active"}
         columns = {
@@ -115,6 +117,8 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
         image = images.create(connection, columns, request.tags)
         uploads.take_lease(connection, image)
         images.record_event(connection, "import", image, "started")
+    if superseded:
+        _remove_rest(to, superseded)
     return {"image": str(image), "status": "queued"}
 
 
@@ -234,8 +238,7 @@ def fail(to: Systems, image: str, error: DarkroomError) -> None:
     with to.catalog.transaction() as connection:
         uploads.renew_lease(connection, row["id"])
         _kill(connection, row["id"], failure)
-    to.store.delete(manifest.object_key(row["id"], 0))
-    shutil.rmtree(_spool(to, row), ignore_errors=True)
+    _remove_rest(to, row)
 
 
 def _kill(connection: Any, image: UUID, failure: dict[str, str]) -> None:
@@ -243,6 +246,12 @@ def _kill(connection: Any, image: UUID, failure: dict[str, str]) -> None:
     uploads.forget(connection, image)
     uploads.release(connection, image)
     images.record_event(connection, "import", image, "failed", failure["message"])
+
+
+def _remove_rest(to: Systems, row: Row) -> None:
+    """Remove what a killed image has outside of the catalog; its packs are the collector's."""
+    to.store.delete(manifest.object_key(row["id"], 0))
+    shutil.rmtree(_spool(to, row), ignore_errors=True)
 
 
 def _same(found: Row, wanted: dict[str, Any]) -> bool:
