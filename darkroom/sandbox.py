@@ -22,6 +22,7 @@ MEMORY = 4 * GiB
 
 _OPEN_FILES = 256
 _WORDS = 4096
+_ENDING = 5.0
 _ISOLATION = (
     *("--unshare-user", "--disable-userns", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
     *("--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
@@ -108,7 +109,7 @@ def running(
     stdout: int = subprocess.DEVNULL,
     file_size: int,
 ) -> Iterator[Running]:
-    """Run a program confined while the block lasts, in the thread that entered it; it is killed at the end."""
+    """Run a program confined while the block lasts, in the thread that entered it; it is ended with it."""
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             command(arguments, read=read, write=write, file_size=file_size),
@@ -120,8 +121,17 @@ def running(
         try:
             yield Running(process, words.fileno())
         finally:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe:
-                    pipe.close()
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a program by the end of its standard input; a bubblewrap killed while it starts would leave its child."""
+    assert process.stdin
+    process.stdin.close()
+    try:
+        process.wait(_ENDING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
