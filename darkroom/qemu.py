@@ -167,7 +167,7 @@ def _convert_beside(reader: Reader, path: Path, format: str, progress: Progress)
 def _convert(serving: server.NbdServer, output: Path, format: str, size: int, progress: Progress) -> None:
     source = f"driver=nbd,server.type=unix,server.path={serving.path}"
     options = ["-o", _OUTPUT_OPTIONS[format]] if format in _OUTPUT_OPTIONS else []
-    arguments = ["qemu-img", "convert", "-p", "-m", "16", "-W", "--image-opts", "-O", DRIVERS[format], *options]
+    arguments = ["qemu-img", "convert", "-p", "-m", "16", "--image-opts", "-O", DRIVERS[format], *options]
     confined = sandbox.running(
         [*arguments, source, str(output)],
         read=[serving.path.parent],
