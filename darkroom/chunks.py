@@ -47,13 +47,13 @@ class Scope:
         """The name of the chunk in the index and in pack trailers."""
         return crypto.chunk_id(secret_digest) if self.encrypted else secret_digest
 
-    def encode(self, secret_digest: bytes, data: Buffer) -> bytes:
+    def encode(self, secret_digest: bytes, data: Buffer) -> Buffer:
         """Return the stored form: a codec byte, then zstd or the bytes themselves, sealed in an encrypted scope."""
         packed = _compressor().compress(data)
-        codec, payload = (ZSTD, packed) if len(packed) < len(data) else (RAW, bytes(data))
+        codec, payload = (ZSTD, packed) if len(packed) < len(data) else (RAW, data)
         if self.encrypted:
-            payload = crypto.seal_chunk(self.id, secret_digest, codec, payload)
-        return bytes((codec,)) + payload
+            return crypto.seal_chunk(self.id, secret_digest, codec, payload)
+        return b"".join((bytes((codec,)), payload))
 
     def decode(self, secret_digest: bytes, stored: Buffer, length: int) -> bytes:
         """Return the `length` bytes of the chunk, verified; raises ChunkInvalidError or SealBrokenError.

@@ -84,10 +84,16 @@ def _open(key: bytes, sealed: Buffer, context: bytes, which: str) -> bytes:
         raise SealBrokenError(which) from None
 
 
-def seal_chunk(scope: UUID, secret_digest: bytes, codec: int, payload: Buffer) -> bytes:
-    """Seal an encoded chunk; the additional data binds version, codec, scope and chunk id."""
+def seal_chunk(scope: UUID, secret_digest: bytes, codec: int, payload: Buffer) -> bytearray:
+    """Seal an encoded chunk behind its codec byte; the additional data binds version, codec, scope and chunk id."""
     context = _chunk_context(scope, chunk_id(secret_digest), codec)
-    return _seal(_chunk_key(secret_digest), payload, context)
+    nonce = os.urandom(NONCE_SIZE)
+    sealed = bytearray(1 + len(payload) + OVERHEAD)
+    sealed[0] = codec
+    sealed[1 : 1 + NONCE_SIZE] = nonce
+    # In place: joining the parts would copy every byte that is stored once more.
+    AESGCM(_chunk_key(secret_digest)).encrypt_into(nonce, payload, context, memoryview(sealed)[1 + NONCE_SIZE :])
+    return sealed
 
 
 def open_chunk(scope: UUID, secret_digest: bytes, codec: int, sealed: Buffer) -> bytes:

@@ -44,11 +44,11 @@ class Pack:
 
     scope: UUID
     id: UUID = field(default_factory=uuid4)
-    parts: list[bytes] = field(default_factory=list)
+    parts: list[Buffer] = field(default_factory=list)
     entries: list[tuple[bytes, int, int]] = field(default_factory=list)
     size: int = 0
 
-    def add(self, chunk_id: bytes, stored: bytes) -> tuple[int, int]:
+    def add(self, chunk_id: bytes, stored: Buffer) -> tuple[int, int]:
         """Append an encoded chunk; return its offset and length."""
         position = (self.size, len(stored))
         self.parts.append(stored)
@@ -56,7 +56,7 @@ class Pack:
         self.size += len(stored)
         return position
 
-    def encode(self) -> list[bytes]:
+    def encode(self) -> list[Buffer]:
         """Return the object's bytes in parts: the chunks, then the trailer with its footer."""
         trailer = b"".join(_ENTRY.pack(*entry) for entry in self.entries)
         trailer += _FOOTER.pack(self.scope.bytes, self.id.bytes, len(self.entries), 0)

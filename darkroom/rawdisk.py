@@ -87,21 +87,23 @@ class RawDisk:
 
 
 def write_raw(reader: Reader, path: Path, progress: Callable[[int, int], None]) -> None:
-    """Write all of `reader` to a new sparse file, zeros as holes, by a few threads.
+    """Write all of `reader` to a new sparse file, zeros as holes; a few threads read, and one writes.
 
+    Writers of one file wait for each other in the kernel, and spin while they do.
     Raises what the reader raises, and OSError; the file is left as it is then.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         os.ftruncate(fd, reader.size)
-        pending: deque[Future[int]] = deque()
-        with ThreadPoolExecutor(_THREADS, "write") as pool:
+        pending: deque[tuple[int, Future[list[bytes]]]] = deque()
+        with ThreadPoolExecutor(_THREADS, "read") as pool:
             for start, length in _data(reader):
+                pending.append((start, pool.submit(_read_piece, reader, start, length)))
                 if len(pending) == 2 * _THREADS:
-                    progress(pending.popleft().result(), reader.size)
-                pending.append(pool.submit(_write_piece, reader, fd, start, length))
-            for piece in pending:
-                progress(piece.result(), reader.size)
+                    start, piece = pending.popleft()
+                    progress(_write(fd, start, piece.result()), reader.size)
+            for start, piece in pending:
+                progress(_write(fd, start, piece.result()), reader.size)
         progress(reader.size, reader.size)
     finally:
         os.close(fd)
@@ -115,17 +117,20 @@ def _data(reader: Reader) -> Iterator[tuple[int, int]]:
                 yield start, min(_PIECE, extent.end - start)
 
 
-def _write_piece(reader: Reader, fd: int, offset: int, length: int) -> int:
-    """Write a piece; where it ends."""
+def _read_piece(reader: Reader, offset: int, length: int) -> list[bytes]:
+    """A piece, a chunk at a time, as the bytes lie in memory: a longer read would have to join them."""
     end = offset + length
-    # A chunk at a time, as the bytes lie in memory: a longer read would have to join them.
-    for start in range(offset, end, CHUNK_SIZE):
-        _write(fd, start, reader.read(start, min(CHUNK_SIZE, end - start)))
-    return end
+    return [reader.read(start, min(CHUNK_SIZE, end - start)) for start in range(offset, end, CHUNK_SIZE)]
 
 
-def _write(fd: int, offset: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
+def _write(fd: int, offset: int, chunks: list[bytes]) -> int:
+    """Write chunks one behind the other; where they end."""
+    views = [memoryview(chunk) for chunk in chunks]
+    while views:
+        written = os.pwritev(fd, views, offset)
+        offset += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+    return offset

@@ -20,7 +20,7 @@ from uuid import UUID
 from darkroom import buffers, chunks, crypto, manifest, packs
 from darkroom.catalog import Catalog, uploads
 from darkroom.manifest import ChunkRef
-from darkroom.model import CHUNK_SIZE, GiB, Reader
+from darkroom.model import CHUNK_SIZE, Buffer, GiB, Reader
 from darkroom.store import Store
 
 Progress = Callable[[int, int], None]
@@ -58,7 +58,7 @@ class _Chunk:
     digest: bytes
     plain_digest: bytes
     place: uploads.Place | None
-    stored: bytes
+    stored: Buffer
 
 
 @dataclass(slots=True)
