@@ -102,6 +102,9 @@ def measure(bench: Bench) -> dict[str, Any]:
         bench.run(f"{PYTHON} {ROOT}/benchmarks/export_once.py v1 out.raw")
         note("export raw", time.monotonic() - started)
         details = {"first": first, "again": again, "next": following}
+        bench.fresh()
+        flow = bench.run(f"{PYTHON} {ROOT}/benchmarks/flow_once.py {d}/v1.vmdk flow bench")
+        note("import by the flow", json.loads(flow.splitlines()[-1])["flow"])
         peer(
             "qemu zstd",
             "qemu-img",
@@ -137,9 +140,6 @@ def measure(bench: Bench) -> dict[str, Any]:
                 file.write(os.urandom(1 << 20))
         details[name] = bench.import_(path, "sparse")
         note(name, sum(details[name]["steps"].values()))
-    bench.fresh()
-    flow = bench.run(f"{PYTHON} {ROOT}/benchmarks/flow_once.py {d}/v1.vmdk flow bench")
-    note("import by the flow", json.loads(flow.splitlines()[-1])["flow"])
     bench.fresh()
     return {"seconds": {name: statistics.median(values) for name, values in found.items()}, **details}
 
