@@ -1,4 +1,4 @@
-"""`darkroom import` and `darkroom export`: each runs its flow in this process."""
+"""`darkroom import`, `export` and `reap`: each runs its flow in this process."""
 
 import argparse
 import json
@@ -41,12 +41,22 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=import_)
 
+    parser = commands.add_parser("reap", help="kill images whose import was given up a day ago")
+    parser.set_defaults(run=reap)
+
     parser = commands.add_parser("export", help="write an image to a file, with its SHA-256 beside it")
     parser.add_argument("image", help="an id, an unambiguous prefix of one, or a name")
     parser.add_argument("target", help="a path or s3://bucket/key, which must not exist")
     parser.add_argument("--format", choices=exporting.FORMATS, default="qcow2")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=export)
+
+
+def reap(_: argparse.Namespace) -> int:
+    """Kill images whose import was given up; prints their ids."""
+    for image in _run_flow("reap_images", "ReapImages", {}, Settings())["images"]:
+        print(image)
+    return 0
 
 
 def import_(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Every error that Darkroom raises on purpose.
+"""The families of all errors that Darkroom raises on purpose.
 
     DarkroomError                      exit 1
     ├── RefusedError                   exit 3   the input is not acceptable; trying again cannot help
@@ -7,7 +7,8 @@
     ├── UnavailableError               exit 6   a system it needs is down; retryable
     └── DamagedError                   exit 1   stored bytes are not what was written
 
-Each concrete class has a stable `code` that scripts can match and that never changes its meaning. An error reads
+A concrete class stands in the module that raises it. Each has a stable `code` that scripts can match and that never
+changes its meaning. An error reads
 
     code: which: what; expected …, found …; remedy
 

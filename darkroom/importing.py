@@ -27,7 +27,7 @@ from darkroom import (
     systems,
     upload,
 )
-from darkroom.catalog import Row, images, uploads
+from darkroom.catalog import Connection, Row, images, uploads
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.formats import partitions
 from darkroom.model import GiB, Reader
@@ -101,7 +101,7 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
             if _same(found, wanted):
                 images.record_event(connection, "import", found["id"], "started", "resumed")
                 return {"image": str(found["id"]), "status": found["status"]}
-            _kill(connection, found["id"], {"code": "superseded", "message": "another import took the name"})
+            kill(connection, found["id"], {"code": "superseded", "message": "another import took the name"})
             superseded = found
         elif found and found["status"] == "active" and _same(found, wanted):
             return {"image": str(found["id"]), "status": "active"}
@@ -118,7 +118,7 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
         uploads.take_lease(connection, image)
         images.record_event(connection, "import", image, "started")
     if superseded:
-        _remove_rest(to, superseded)
+        remove_rest(to, superseded)
     return {"image": str(image), "status": "queued"}
 
 
@@ -237,18 +237,19 @@ def fail(to: Systems, image: str, error: DarkroomError) -> None:
     failure = {"code": error.code, "message": str(error)}
     with to.catalog.transaction() as connection:
         uploads.renew_lease(connection, row["id"])
-        _kill(connection, row["id"], failure)
-    _remove_rest(to, row)
+        kill(connection, row["id"], failure)
+    remove_rest(to, row)
 
 
-def _kill(connection: Any, image: UUID, failure: dict[str, str]) -> None:
+def kill(connection: Connection, image: UUID, failure: dict[str, str]) -> None:
+    """Make an unfinished image final, with the reason; its data key and references go, its name is free again."""
     images.move(connection, image, "killed", failure=failure)
     uploads.forget(connection, image)
     uploads.release(connection, image)
     images.record_event(connection, "import", image, "failed", failure["message"])
 
 
-def _remove_rest(to: Systems, row: Row) -> None:
+def remove_rest(to: Systems, row: Row) -> None:
     """Remove what a killed image has outside of the catalog; its packs are the collector's."""
     to.store.delete(manifest.object_key(row["id"], 0))
     shutil.rmtree(_spool(to, row), ignore_errors=True)

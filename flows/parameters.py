@@ -107,3 +107,9 @@ class ExportImage(_Form):
         "qcow2", title="Format", description="Of the file"
     )
     blocks: SystemBlocks = Field(default_factory=SystemBlocks, title="Systems", description="Prefect blocks to use")
+
+
+class ReapImages(_Form):
+    """Kill images whose import was given up."""
+
+    blocks: SystemBlocks = Field(default_factory=SystemBlocks, title="Systems", description="Prefect blocks to use")

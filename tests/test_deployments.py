@@ -50,6 +50,7 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, prefe
     assert sorted(f"{made['entrypoint']} {made['pull_steps']}" for made in found(f"{url}/deployments/filter")) == [
         "flows.export_image.export_image []",
         "flows.import_image.import_image []",
+        "flows.reap_images.reap_images []",
     ]
     assert {"darkroom-catalog", "darkroom-object-store", "darkroom-key-manager", "darkroom-project"} <= {
         kind["slug"] for kind in found(f"{url}/block_types/filter")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom import exporting, importing, keys, postgres, qemu, sources, systems
+from darkroom import exporting, importing, keys, postgres, qemu, reap, sources, systems
 from darkroom.catalog import CatalogUnavailableError, images, uploads
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.model import MiB
@@ -408,3 +408,20 @@ def test_a_bad_sector_of_the_source_is_named(to, raw_disk, monkeypatch):
     with pytest.raises(RefusedError) as caught:
         operations.import_image(to, raw_disk)
     assert (caught.value.code, caught.value.exit_code) == ("source-read", 3)
+
+
+def test_an_import_that_was_given_up_is_reaped_with_a_reason(to, raw_disk, tmp_path):
+    given_up = operations.import_image(to, raw_disk, until="upload_disk")
+    waiting = operations.import_image(to, raw_disk, name="two", until="upload_disk")
+    done = operations.import_image(to, raw_disk, name="three")
+    with to.catalog.transaction() as connection:
+        connection.execute("UPDATE leases SET reap_at = now() - interval '1 s' WHERE image_id = %s", (given_up,))
+
+    assert reap.reap(to)["images"] == [given_up]
+    assert images.get(to.catalog, given_up)["failure"]["code"] == "lease-expired"
+    assert images.get(to.catalog, waiting)["status"] == "saving"
+    assert operations.content(to, done) == raw_disk.read_bytes()
+    assert f"images/{given_up}/disk-0" not in operations.objects(to)
+    assert not (to.settings.spool / given_up).exists()
+    assert reap.reap(to)["images"] == []
+    operations.import_image(to, raw_disk)

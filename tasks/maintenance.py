@@ -1,0 +1,16 @@
+"""The steps that keep a project tidy."""
+
+from typing import Any
+
+from prefect import task
+
+from darkroom import reap as reaping
+from tasks.policy import POLICY
+from tasks.systems import Blocks, opened
+
+
+@task(name="reap", **POLICY)
+def reap(blocks: Blocks) -> dict[str, Any]:
+    """Make final what nobody goes on with."""
+    with opened(blocks) as systems:
+        return reaping.reap(systems)
