@@ -36,7 +36,7 @@ _SYSTEM = (
 )
 # Between its start and its call of prctl a program does not notice that its parent dies, so --die-with-parent alone
 # leaves one in five behind that are killed this early. A pipe from the parent tells at any time.
-_UNTIL_PARENT_ENDS = 'exec 3<&0 </dev/null; (read -r _ <&3; kill -9 $$) & exec "$@" 3<&-'
+_UNTIL_PARENT_ENDS = 'exec {0}<&0 </dev/null; (read -r _ <&{0}; kill -9 $$) & exec "$@" {0}<&-'
 
 
 class SandboxMissingError(DarkroomError):
@@ -56,12 +56,17 @@ class SandboxRefusedError(DarkroomError):
 
 
 def command(
-    arguments: Sequence[str], *, read: Sequence[Path] = (), write: Sequence[Path] = (), file_size: int
+    arguments: Sequence[str],
+    *,
+    read: Sequence[Path] = (),
+    write: Sequence[Path] = (),
+    descriptors: Sequence[int] = (),
+    file_size: int,
 ) -> list[str]:
     """The command that runs `arguments` confined until its standard input ends.
 
-    `read` and `write` are bound at their own paths; `file_size` bounds each file that it writes, in bytes. Raises
-    SandboxMissingError.
+    `read` and `write` are bound at their own paths, `descriptors` are left as they are; `file_size` bounds each file
+    that it writes, in bytes. Raises SandboxMissingError.
     """
     for program in ("bwrap", "prlimit"):
         if shutil.which(program) is None:
@@ -69,7 +74,8 @@ def command(
     limits = [f"--as={MEMORY}", f"--nofile={_OPEN_FILES}", "--core=0", f"--fsize={file_size}"]
     binds = [word for path in read for word in ("--ro-bind", str(path), str(path))]
     binds += [word for path in write for word in ("--bind", str(path), str(path))]
-    shell = ["sh", "-c", _UNTIL_PARENT_ENDS, "sh"]
+    pipe = next(number for number in range(3, 10) if number not in descriptors)
+    shell = ["sh", "-c", _UNTIL_PARENT_ENDS.format(pipe), "sh"]
     return ["prlimit", *limits, "bwrap", *_ISOLATION, *_SYSTEM, *binds, "--chdir", "/", "--", *shell, *arguments]
 
 
@@ -112,7 +118,7 @@ def running(
     """Run a program confined while the block lasts, in the thread that entered it; it is ended with it."""
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
-            command(arguments, read=read, write=write, file_size=file_size),
+            command(arguments, read=read, write=write, descriptors=descriptors, file_size=file_size),
             pass_fds=descriptors,
             stdin=subprocess.PIPE,
             stdout=stdout,

@@ -46,13 +46,22 @@ def test_nbdinfo_sees_a_read_only_export_for_many_connections(serving):
 
 
 def test_nbdinfo_maps_the_extents_exactly(serving):
-    one = serving(DISK)
-    done = subprocess.run(["nbdinfo", "--json", "--map", one.uri], capture_output=True, text=True, check=True)
-    found = [(entry["offset"], entry["length"], bool(entry["type"] & 2)) for entry in json.loads(done.stdout)]
+    parts = [("data", 3 * KiB), ("hole", CHUNK_SIZE), ("same", 512), ("zero", 4096), ("data", MiB), ("hole", 100)]
+    done = subprocess.run(
+        ["nbdinfo", "--json", "--map", serving(parts).uri], capture_output=True, text=True, check=True
+    )
+    found = [(entry["offset"], entry["length"], entry["type"]) for entry in json.loads(done.stdout)]
 
-    start, end = CHUNK_SIZE + 3 * KiB, CHUNK_SIZE + 3 * KiB + 513 + 4096 + MiB
-    assert found[:3] == [(0, 3 * KiB, False), (3 * KiB, CHUNK_SIZE, True), (start, end - start, False)]
-    assert found[3:] == [(end, 511, True), (end + 511, 1, False)]
+    start, end = CHUNK_SIZE + 3 * KiB, CHUNK_SIZE + 3 * KiB + 512 + 4096 + MiB
+    assert found == [(0, 3 * KiB, 0), (3 * KiB, CHUNK_SIZE, 3), (start, end - start, 0), (end, 100, 3)]
+
+
+@pytest.mark.parametrize("hole", [100, 512, 513, 4194048, 4194304 - 1])
+def test_qemu_img_loses_no_byte_where_a_hole_ends_within_a_sector(serving, folder, qemu_img, hole):
+    one = serving([("data", 512), ("hole", hole), ("same", 3 * MiB - 7), ("hole", MiB + 1), ("same", 700)])
+    qemu_img("convert", "-f", "raw", "-O", "raw", one.uri, folder / "out")
+
+    assert (folder / "out").read_bytes()[: one.reader.size] == one.reader.data
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 513, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, 33 * MiB + 1])

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from darkroom.model import MiB, Reader
+from darkroom.model import Extent, MiB, Reader
 from darkroom.nbd import negotiation
 from darkroom.nbd import protocol as p
 
@@ -19,6 +19,7 @@ _CONNECTIONS = 64
 _IN_FLIGHT = 16
 _THREADS = 8
 _EXTENTS = 4096
+_SECTOR = 512
 _ERRORS = 16
 _BUFFER = 4 * MiB
 _HANDSHAKE = 30.0
@@ -166,9 +167,9 @@ class _Client:
             self.server.note(error)
             self._error(handle, p.EIO)
             return
-        extents = extents[: 1 if flags & p.FLAG_REQ_ONE else _EXTENTS]
+        found = _in_sectors(extents)[: 1 if flags & p.FLAG_REQ_ONE else _EXTENTS]
         state = {True: p.STATE_HOLE | p.STATE_ZERO, False: 0}
-        body = b"".join(p.EXTENT.pack(extent.length, state[extent.zero]) for extent in extents)
+        body = b"".join(p.EXTENT.pack(extent.length, state[extent.zero]) for extent in found)
         kind = (p.REPLY_DONE, p.REPLY_BLOCK_STATUS)
         header = p.STRUCTURED_HEADER.pack(p.STRUCTURED_REPLY, *kind, handle, 4 + len(body))
         self._send(header + p.U32.pack(negotiation.META_CONTEXT_ID), body)
@@ -188,6 +189,28 @@ class _Client:
                 self.connection.sendall(header[sent:])
                 sent = len(header)
             self.connection.sendall(memoryview(data)[sent - len(header) :])
+
+
+def _in_sectors(extents: list[Extent]) -> list[Extent]:
+    """The same extents with zeros in whole sectors only; what is left of them counts as data.
+
+    `qemu-img convert` rounds the length of an extent up to sectors: data behind a zero extent that ends within one
+    would be lost.
+    """
+    result: list[Extent] = []
+    at = extents[0].start if extents else 0
+    for extent in extents:
+        end = extent.end
+        if end < extents[-1].end:
+            end = min((end if extent.zero else end + _SECTOR - 1) // _SECTOR * _SECTOR, extents[-1].end)
+        if end <= at:
+            continue
+        if result and result[-1].zero == extent.zero:
+            result[-1] = Extent(result[-1].start, end - result[-1].start, extent.zero)
+        else:
+            result.append(Extent(at, end - at, extent.zero))
+        at = end
+    return result
 
 
 def _shut(connection: socket.socket) -> None:
