@@ -192,6 +192,7 @@ def test_a_raw_file_that_exists_is_not_touched(tmp_path):
     assert (tmp_path / "out").read_text() == "precious"
 
 
+ROOT = str(Path(__file__).parent.parent)
 PARENT = """
 import sys, types
 from pathlib import Path
@@ -222,7 +223,7 @@ def below(folder):
 def test_a_killed_parent_leaves_no_process(qcow2, home, work):
     home.mkdir()
     (home / "disk.qcow2").write_bytes(qcow2.read_bytes())
-    environment = {**os.environ, "TMPDIR": str(home), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "TMPDIR": str(home), "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, work, home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
