@@ -35,7 +35,7 @@ _SYSTEM = (
     *("--proc", "/proc", "--remount-ro", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),  # noqa: S108 - its own
 )
 # Between its start and its call of prctl a program does not notice that its parent dies, so --die-with-parent alone
-# leaves one in five behind that are killed this early. A pipe from the parent tells at any time.
+# leaves it behind when that happens in its first milliseconds. A pipe from the parent tells at any time.
 _UNTIL_PARENT_ENDS = 'exec {0}<&0 </dev/null; (read -r _ <&{0}; kill -9 $$) & exec "$@" {0}<&-'
 
 

@@ -158,7 +158,7 @@ def test_a_system_that_lets_nobody_be_confined_is_named(tmp_path, monkeypatch):
 
 
 def test_it_is_gone_though_its_parent_is_killed_at_any_moment_of_its_start():
-    """--die-with-parent alone leaves one in five of these behind."""
+    """--die-with-parent alone leaves those behind that are killed in their first milliseconds."""
     code = (
         "import sys, time\nfrom darkroom import sandbox\nprint('on', flush=True)\n"
         "with sandbox.running(['sleep', sys.argv[1]], file_size=0):\n    time.sleep(60)\n"
