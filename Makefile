@@ -17,7 +17,7 @@ lint: setup       ## style and types
 bench: setup      ## measure against the peers; builds its disks first, which needs root and takes minutes
 	@.venv/bin/python benchmarks/run.py
 
-lock: setup       ## pin the newest versions that pyproject.toml allows
+lock: setup       ## pin the newest versions that pyproject.toml allows; with Debian's Python, which needs most
 	@.venv/bin/pip --quiet install pip-tools
 	@.venv/bin/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --upgrade -o requirements.lock pyproject.toml
