@@ -69,9 +69,11 @@ def ensure(folder: Path) -> str:
     if not (_pid(folder) and _answers(_port(folder))):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(folder) as lock:
-            if not _pid(folder):
+            # One that was just killed is still there for a moment, and never answers.
+            if not (_pid(folder) and _wait(folder)):
                 _start(folder, lock)
-            _wait(folder)
+                if not _wait(folder):
+                    raise _failure(folder)
     return _url(folder)
 
 
@@ -144,12 +146,16 @@ def _leave_out_second_ui(folder: Path) -> None:
         (folder / "v2").symlink_to("nowhere")
 
 
-def _wait(folder: Path) -> None:
+def _wait(folder: Path) -> bool:
+    """Wait until the server answers; False if it ends before. Raises PrefectServerError when it takes too long."""
     deadline = time.monotonic() + _READY
     while not _answers(_port(folder)):
-        if not _pid(folder) or time.monotonic() > deadline:
+        if not _pid(folder):
+            return False
+        if time.monotonic() > deadline:
             raise _failure(folder)
         time.sleep(_POLL)
+    return True
 
 
 def _failure(folder: Path) -> PrefectServerError:
