@@ -6,6 +6,7 @@ run as root, so for root it runs in a user namespace in which root is an ordinar
 
 import fcntl
 import os
+import pwd
 import secrets
 import shutil
 import subprocess
@@ -162,7 +163,7 @@ def _run(folder: Path, program: str, *arguments: str | Path) -> None:
     binary = Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / program
     command = [str(binary), *map(str, arguments)]
     if os.geteuid() == 0:
-        command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", *command]
+        command = [*_as_ordinary_account(), *command]
     # The server inherits our descriptors: a pipe would never be closed, so its words go to a file.
     with tempfile.TemporaryFile() as output:
         try:
@@ -175,6 +176,14 @@ def _run(folder: Path, program: str, *arguments: str | Path) -> None:
         words = output.read().decode(errors="replace").strip()
     if done.returncode:
         raise EmbeddedCatalogError(str(folder), "", f"{program}: {_reason(folder, words)}", f"see {folder / 'log'}")
+
+
+def _as_ordinary_account() -> list[str]:
+    """The command that runs another as root under the number of an ordinary account; initdb looks up its name."""
+    account = next((entry for entry in pwd.getpwall() if entry.pw_uid), None)
+    if account is None:
+        raise EmbeddedCatalogError("/etc/passwd", "an account beside root", "none", "add one, such as `nobody`")
+    return ["unshare", "--user", f"--map-user={account.pw_uid}", f"--map-group={account.pw_gid}"]
 
 
 def _reason(folder: Path, words: str) -> str:

@@ -185,3 +185,26 @@ def test_a_server_that_cannot_start_is_named(folder):
 
     assert caught.value.exit_code == 6
     assert "log" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="expected: only root needs the account")
+def test_for_root_it_runs_under_a_number_that_has_a_name_on_this_machine(folder, monkeypatch):
+    """initdb asks for the name of its account: a number that /etc/passwd does not hold is refused by it."""
+    unknown = next(number for number in range(60_000, 50_000, -1) if number not in {e.pw_uid for e in pwd.getpwall()})
+    with monkeypatch.context() as changed:
+        nameless = pwd.struct_passwd(("ghost", "x", unknown, unknown, "", "/", "/bin/false"))
+        changed.setattr(pwd, "getpwall", lambda: [nameless])
+        with pytest.raises(postgres.EmbeddedCatalogError, match="could not look up"):
+            postgres.ensure(folder)
+
+    postgres.ensure(folder)
+
+    number = postgres._as_ordinary_account()[2].removeprefix("--map-user=")
+    assert pwd.getpwuid(int(number)).pw_uid != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="expected: only root needs the account")
+def test_without_any_account_beside_root_it_says_so(folder, monkeypatch):
+    monkeypatch.setattr(pwd, "getpwall", list)
+    with pytest.raises(postgres.EmbeddedCatalogError, match="an account beside root"):
+        postgres.ensure(folder)
