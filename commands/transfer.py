@@ -7,18 +7,11 @@ import sys
 from typing import Any
 
 from commands import meter
-from darkroom import exporting, importing, prefect_server
+from commands.flow import run_flow
+from darkroom import exporting, importing
 from darkroom.catalog import images
-from darkroom.errors import RefusedError
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
-
-
-class OptionError(RefusedError):
-    """An option that the operation does not take."""
-
-    code = "option"
-    what = "this value is not accepted"
 
 
 def add_commands(commands: Any) -> None:
@@ -54,7 +47,7 @@ def add_commands(commands: Any) -> None:
 
 def reap(_: argparse.Namespace) -> int:
     """Kill images whose import was given up; prints their ids."""
-    for image in _run_flow("reap_images", "ReapImages", {}, Settings())["images"]:
+    for image in run_flow("reap_images", {}, Settings())["images"]:
         print(image)
     return 0
 
@@ -67,7 +60,7 @@ def import_(options: argparse.Namespace) -> int:
     fields = {name: getattr(options, name) for name in (*names, "description", "quick")}
     request = {"source": source, **fields, "tags": _tags(options.tags)}
     importing.ImportRequest(**request).check()
-    result = _run_flow("import_image", "ImportImage", request, settings)
+    result = run_flow("import_image", request, settings)
     if options.json:
         print(json.dumps(result))
     else:
@@ -83,44 +76,13 @@ def export(options: argparse.Namespace) -> int:
         image = images.find(systems.catalog, options.image)["id"]
     target = options.target if "://" in options.target else os.path.abspath(options.target)
     request = {"image": str(image), "target": target, "format": options.format}
-    result = _run_flow("export_image", "ExportImage", request, settings)
+    result = run_flow("export_image", request, settings)
     if options.json:
         print(json.dumps(result))
     else:
         print(f"{result['target']}: {meter.size(result['size'])}, sha256 {result['sha256']}", file=sys.stderr)
         print(result["target"])
     return 0
-
-
-def _run_flow(name: str, model: str, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Run a flow here, its run recorded by the Prefect server of the user, or else by the embedded one."""
-    folder = settings.home / "prefect"
-    if not os.environ.get("PREFECT_API_URL") and not prefect_server.status(folder)["running"] and sys.stderr.isatty():
-        print("starting the embedded Prefect server; this takes some seconds", file=sys.stderr)
-    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.ensure(folder)
-    os.environ.update(prefect_server.client_environment(api_url))
-    import importlib  # noqa: PLC0415 - Prefect takes seconds to import, and must find its settings made
-
-    flow = getattr(importlib.import_module(f"flows.{name}"), name)
-    parameters = getattr(importlib.import_module("flows.parameters"), model)
-    progress = importlib.import_module("tasks.progress")
-    settings_of_prefect = importlib.import_module("prefect.settings")
-    # Whoever waits for this process sees it die; waiting for the heartbeat's thread would cost each command a second.
-    no_heartbeat = {settings_of_prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with meter.Meter() as shown, settings_of_prefect.temporary_settings(no_heartbeat):
-        progress.listen(shown.update)
-        result: dict[str, Any] = flow(_checked(parameters, request))
-    return result
-
-
-def _checked(model: Any, request: dict[str, Any]) -> Any:
-    """The parameters of a flow; a value that the form does not take is a refusal."""
-    try:
-        return model(**request)
-    except ValueError as error:
-        # pydantic's own subclass, whose import is Prefect's to pay for.
-        details: dict[str, Any] = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
-        raise OptionError(".".join(map(str, details["loc"])) or "request", "", details["msg"]) from None
 
 
 def _tags(pairs: list[str]) -> dict[str, str]:
