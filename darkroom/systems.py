@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from darkroom import chunks, crypto, keys, postgres, store
-from darkroom.catalog import Catalog, Row
+from darkroom.catalog import Catalog, Connection, Row
 from darkroom.errors import MissingError
 from darkroom.keys import KeyManager
 from darkroom.settings import Settings
@@ -74,9 +74,14 @@ def data_key(systems: Systems, image: Row) -> bytes:
     """Unwrap the data key of an encrypted image; an empty one for a plain image. Raises WrapMissingError."""
     if image["key_name"] is None:
         return b""
-    query = """SELECT key_name, wrapped FROM wraps WHERE image_id = %s AND project_id = current_project()"""
     with systems.catalog.transaction() as connection:
-        wrap = connection.execute(query, (image["id"],)).fetchone()
+        return unwrap_data_key(systems, connection, image)
+
+
+def unwrap_data_key(systems: Systems, connection: Connection, image: Row) -> bytes:
+    """Unwrap the project's wrap of the data key, as this transaction sees it. Raises WrapMissingError."""
+    query = "SELECT key_name, wrapped FROM wraps WHERE image_id = %s AND project_id = current_project()"
+    wrap = connection.execute(query, (image["id"],)).fetchone()
     if wrap is None:
         raise WrapMissingError(str(image["id"]))
     context = data_key_context(systems.settings.project, image["id"])

@@ -109,6 +109,14 @@ class ExportImage(_Form):
     blocks: SystemBlocks = Field(default_factory=SystemBlocks, title="Systems", description="Prefect blocks to use")
 
 
+class RekeyImage(_Form):
+    """Put an encrypted image under another key; no data is rewritten."""
+
+    image: str = Field(title="Image", description="An id, an unambiguous prefix of one, or a name", min_length=1)
+    key: str = Field(title="New key", description="A key of the key manager", min_length=1)
+    blocks: SystemBlocks = Field(default_factory=SystemBlocks, title="Systems", description="Prefect blocks to use")
+
+
 class ReapImages(_Form):
     """Kill images whose import was given up."""
 

@@ -59,6 +59,21 @@ def test_json_is_one_object_and_the_id_comes_last(darkroom, raw_disk):
     assert darkroom("import", raw_disk, "--name", "a").stdout.splitlines()[-1] == result["image"]
 
 
+def test_rekey_and_the_old_key_is_not_needed_any_more(darkroom, raw_disk, home, tmp_path):
+    darkroom("key", "create", "silver")
+    image = darkroom("import", raw_disk, "--name", "a", "--key", "gold").stdout.strip()
+
+    assert darkroom("rekey", "a", "--key", "silver").stdout.strip() == image
+    keys = json.loads((home / "keys.json").read_text())
+    del keys["keys"]["gold"]
+    (home / "keys.json").write_text(json.dumps(keys))
+    darkroom("export", "a", tmp_path / "out.raw", "--format", "raw")
+
+    assert json.loads(darkroom("show", "a", "--json").stdout)["key"] == "silver"
+    assert (tmp_path / "out.raw").read_bytes() == raw_disk.read_bytes()
+    assert "key-not-found" in darkroom("rekey", "a", "--key", "bronze", code=4).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [

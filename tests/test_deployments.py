@@ -51,6 +51,7 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, prefe
         "flows.export_image.export_image []",
         "flows.import_image.import_image []",
         "flows.reap_images.reap_images []",
+        "flows.rekey_image.rekey_image []",
     ]
     assert {"darkroom-catalog", "darkroom-object-store", "darkroom-key-manager", "darkroom-project"} <= {
         kind["slug"] for kind in found(f"{url}/block_types/filter")

@@ -1,0 +1,16 @@
+"""The steps that concern keys. Names of keys pass between tasks; keys do not."""
+
+from typing import Any
+
+from prefect import task
+
+from darkroom import rekeying
+from tasks.policy import POLICY
+from tasks.systems import Blocks, opened
+
+
+@task(name="re-key", **POLICY)
+def rekey(image: str, key: str, blocks: Blocks) -> dict[str, Any]:
+    """Wrap the data key under another key."""
+    with opened(blocks) as systems:
+        return rekeying.rekey(systems, image, key)
