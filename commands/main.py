@@ -5,9 +5,11 @@ needs is down, 130 interrupted.
 """
 
 import argparse
+import os
 import sys
+from typing import Any
 
-from commands import browse, keys, services, transfer
+from commands import browse, keys, projects, services, transfer
 from darkroom.errors import DarkroomError
 
 _INTERRUPTED = 130
@@ -16,6 +18,8 @@ _INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    if "project" in options:
+        os.environ["DARKROOM_PROJECT"] = options.project  # for all of this process, its flows included
     try:
         code: int = options.run(options)
     except DarkroomError as error:
@@ -30,10 +34,20 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
+class _Command(argparse.ArgumentParser):
+    """The parser of a command: each takes the project to act as."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.add_argument(
+            "--project", default=argparse.SUPPRESS, help="act as this project; by default $DARKROOM_PROJECT, or default"
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="darkroom", description="Private machine images.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (transfer, browse, keys, services):
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
+    for module in (transfer, browse, keys, projects, services):
         module.add_commands(commands)
     return parser
 

@@ -74,6 +74,25 @@ def test_rekey_and_the_old_key_is_not_needed_any_more(darkroom, raw_disk, home, 
     assert "key-not-found" in darkroom("rekey", "a", "--key", "bronze", code=4).stderr
 
 
+def test_each_project_sees_its_own_images_alone(darkroom, raw_disk):
+    assert darkroom("project", "create", "acme").stdout == "acme\n"
+    mine = darkroom("import", raw_disk, "--name", "a").stdout.strip()
+    theirs = darkroom("import", raw_disk, "--name", "a", "--project", "acme").stdout.strip()
+
+    assert mine != theirs
+    for project, image, other in (("default", mine, theirs), ("acme", theirs, mine)):
+        rows = json.loads(darkroom("list", "--json", "--project", project).stdout)
+        assert [row["id"] for row in rows] == [image]
+        unknown = darkroom("show", other, "--project", project, code=4).stderr
+        never = darkroom("show", "0" * 8 + other[8:], "--project", project, code=4).stderr
+        assert unknown.replace(other, "") == never.replace("0" * 8 + other[8:], "")
+    projects = json.loads(darkroom("project", "list", "--json").stdout)
+    assert [(row["name"], row["images"]) for row in projects] == [("acme", 1), ("default", 1)]
+    assert projects[0]["stored_size"] == projects[1]["stored_size"] > 0
+    assert "project-exists" in darkroom("project", "create", "acme", code=5).stderr
+    assert "project-not-found" in darkroom("list", "--project", "nobody", code=4).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
