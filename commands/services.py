@@ -1,8 +1,14 @@
 """`darkroom status` and `darkroom down`: the systems, and those that Darkroom runs itself."""
 
 import argparse
+import fcntl
 import json
-from collections.abc import Callable
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from darkroom import postgres, prefect_server, systems
@@ -11,6 +17,8 @@ from darkroom.errors import DarkroomError
 from darkroom.settings import Settings
 
 _DOWN = 6
+_LOCK = "service.lock"
+_FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux (fcntl(2)): kind, whence, start, length, process
 
 
 def add_commands(commands: Any) -> None:
@@ -18,7 +26,7 @@ def add_commands(commands: Any) -> None:
     parser = commands.add_parser("status", help="where catalog, store and keys are, and whether they are well")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=status)
-    parser = commands.add_parser("down", help="stop the embedded catalog and Prefect server")
+    parser = commands.add_parser("down", help="stop `darkroom up`, the embedded catalog and the Prefect server")
     parser.set_defaults(run=down)
 
 
@@ -36,16 +44,49 @@ def status(options: argparse.Namespace) -> int:
         for name, system in found.items():
             print(f"{name:<8} {'well' if system['well'] else 'DOWN'}  {system['where']}")
         server = prefect_server.status(settings.home / "prefect")
-        print(f"prefect  {'running' if server['running'] else 'not running; it starts with the first operation'}")
+        print(f"prefect  {server['url'] if server['running'] else 'not running; it starts with the first operation'}")
+        owner = service_owner(settings.home)
+        print(f"service  {f'running, process {owner}' if owner else 'not running; `darkroom up` starts it'}")
     return 0 if all(system["well"] for system in found.values()) else _DOWN
 
 
 def down(_: argparse.Namespace) -> int:
     """Stop what Darkroom started; data stays, and the next command starts it again."""
     settings = Settings()
+    if owner := service_owner(settings.home):
+        os.kill(owner, signal.SIGTERM)
+    with service_held(settings.home, wait=True):
+        stop_servers(settings)
+    return 0
+
+
+def stop_servers(settings: Settings) -> None:
+    """Stop the embedded servers, those that run."""
     prefect_server.stop(settings.home / "prefect")
     postgres.stop(settings.home / "catalog")
-    return 0
+
+
+def service_owner(home: Path) -> int:
+    """The number of the process that runs the service of this home; 0 if there is none. Never a stale one."""
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with open(home / _LOCK, "rb+") as lock:
+            kind, _, _, _, owner = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
+    except FileNotFoundError:
+        return 0
+    return 0 if kind == fcntl.F_UNLCK else int(owner)
+
+
+@contextmanager
+def service_held(home: Path, *, wait: bool = False) -> Iterator[None]:
+    """Be the one that runs the service of this home; the kernel lets go when the process ends, however that ends.
+
+    Raises BlockingIOError if there is one already, unless it shall wait for that one's end.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(home / _LOCK, "ab+") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def _ask(question: Callable[[], str]) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""`darkroom up`: catalog, Prefect server, deployments and a worker on this machine, until ctrl-C or `darkroom down`."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from commands import services
+from darkroom import prefect_server, systems
+from darkroom.errors import UnavailableError
+from darkroom.settings import Settings
+
+_ROOT = Path(__file__).parent.parent
+_POOL = "darkroom"
+_WATCH = 1.0
+_READY = 60.0
+_STOP = 30.0
+_LOUD = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL")
+
+
+class ServiceError(UnavailableError):
+    """A part of the service does not start, or ended."""
+
+    code = "service"
+    what = "a part of the service does not run"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the parser of this module."""
+    parser = commands.add_parser("up", help="run the service on this machine: UI, deployments, worker; ctrl-C ends it")
+    parser.set_defaults(run=up)
+
+
+def up(_: argparse.Namespace) -> int:
+    """Run the service until it is interrupted; then, or when a part cannot be kept up, all of it stops."""
+    settings = Settings()
+    if owner := services.service_owner(settings.home):
+        print(f"it runs already, as process {owner}; `darkroom down` stops it")
+        return services.status(argparse.Namespace(json=False))
+    with services.service_held(settings.home):
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell that puts it in the background has SIGINT ignored
+            signal.signal(number, signal.default_int_handler)
+        try:
+            _serve(settings)
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):  # nothing is left half stopped by a second ctrl-C
+                signal.signal(number, signal.SIG_IGN)
+            services.stop_servers(settings)
+    return 0
+
+
+def _serve(settings: Settings) -> None:
+    """Start all parts in order, print where they are, and watch them. Returns only by an exception."""
+    with systems.open_systems(settings) as found:
+        found.store.check()
+        found.keys.check()
+        print(f"catalog  {found.catalog.where}\nstore    {found.store.url}\nkeys     {found.keys.url}", flush=True)
+    folder = settings.home / "prefect"
+    own = os.environ.get("PREFECT_API_URL")
+    api_url = own or prefect_server.ensure(folder)
+    environment = _environment(settings, api_url)
+    _apply(settings.home / "worker", environment)
+    os.environ.update(prefect_server.client_environment(api_url))
+    if not own:
+        _resume()
+    with _worker(settings.home / "worker", environment) as worker:
+        _wait_for_worker(worker, settings)
+        print(f"worker   process {worker.pid}, work pool {_POOL}, log {settings.home / 'worker' / 'log'}")
+        print(f"API      {api_url}\nUI       {api_url.removesuffix('/api')}\nready; ctrl-C stops it", flush=True)
+        while worker.poll() is None:
+            time.sleep(_WATCH)
+            if not own:
+                prefect_server.ensure(folder)  # one that was killed comes back at the same address
+    raise ServiceError("worker", "", f"exit code {worker.returncode}", f"see {settings.home / 'worker' / 'log'}")
+
+
+def _environment(settings: Settings, api_url: str) -> dict[str, str]:
+    """The environment of worker and deployments: as of this command, with Prefect's own files below our home."""
+    folder = settings.home / "worker"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    client = {name: value for name, value in prefect_server.client_environment(api_url).items() if name not in _LOUD}
+    ours = {"PREFECT_HOME": str(folder), "PYTHONPATH": str(_ROOT), "PREFECT_WORKER_QUERY_SECONDS": "2"}
+    return {**os.environ, **client, **ours, "DARKROOM_HOME": str(settings.home)}
+
+
+def _apply(folder: Path, environment: dict[str, str]) -> None:
+    """Register blocks and deploy all flows. Raises ServiceError, with what Prefect said in the log."""
+    with open(folder / "log", "ab") as log:
+        command = [sys.executable, "-m", "deployments.apply"]
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, check=False)
+    if code.returncode:
+        raise ServiceError("deployments", "", f"exit code {code.returncode}", f"see {folder / 'log'}")
+
+
+def _resume() -> None:
+    """Ask again for the runs that ended with the worker of an earlier service, so that they go on where they stopped.
+
+    Only of the embedded server: there, nobody but this service's worker runs them.
+    """
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - after its settings are made
+    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter  # noqa: PLC0415
+    from prefect.states import Cancelled, Scheduled  # noqa: PLC0415
+
+    runs = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}})
+    pool = WorkPoolFilter.model_validate({"name": {"any_": [_POOL]}})
+    with get_client(sync_client=True) as client:
+        while found := client.read_flow_runs(flow_run_filter=runs, work_pool_filter=pool):
+            for run in found:
+                cancelled = run.state and run.state.is_cancelling()
+                client.set_flow_run_state(run.id, Cancelled() if cancelled else Scheduled(), force=True)
+
+
+@contextmanager
+def _worker(folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker, which takes as many runs at once as there are cores; it ends with this process, however that ends."""
+    limit = str(max(2, os.cpu_count() or 1))
+    start = [sys.executable, "-m", "prefect", "worker", "start", "--pool", _POOL, "--limit", limit]
+    command = ["setpriv", "--pdeathsig", "TERM", *start]
+    with open(folder / "log", "ab") as log:
+        worker = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    try:
+        yield worker
+    finally:
+        worker.terminate()
+        try:
+            worker.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+
+
+def _wait_for_worker(worker: subprocess.Popen[bytes], settings: Settings) -> None:
+    """Wait until the server has heard from the worker. Raises ServiceError."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - after its settings are made
+    from prefect.types._datetime import now  # noqa: PLC0415
+
+    started, deadline = now(), time.monotonic() + _READY
+    with get_client(sync_client=True) as client:
+        while worker.poll() is None and time.monotonic() < deadline:
+            heard = [found.last_heartbeat_time for found in client.read_workers_for_work_pool(_POOL)]
+            if any(moment and moment > started for moment in heard):
+                return
+            time.sleep(_WATCH / 4)
+    raise ServiceError("worker", "", "no heartbeat", f"see {settings.home / 'worker' / 'log'}")

@@ -1,0 +1,173 @@
+"""`darkroom up`: from nothing to a run that was asked for through the API, and back to nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_disk
+
+DARKROOM = str(Path(sys.executable).with_name("darkroom"))
+GIB = 1 << 30
+
+
+class Service:
+    """`darkroom up` in a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.api, self.process = home, "", None
+
+    def up(self) -> str:
+        self.process = subprocess.Popen([DARKROOM, "up"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if line.startswith("ready"):
+                break
+        assert "ready" in said, said
+        self.api = next(line.split()[1] for line in said.splitlines() if line.startswith("API"))
+        return said
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=40)
+        return self.process.returncode
+
+    def ask(self, path: str, body: dict | None = None, method: str = "POST"):
+        data = None if method == "GET" else json.dumps(body or {}).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(self.api + path, data, headers, method=method)
+        for _ in range(5):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # SQLite is busy; Prefect's own clients ask again, too
+                    raise
+                time.sleep(1)
+        raise TimeoutError(path)
+
+    def deployment(self, name: str) -> dict:
+        return self.ask(f"/deployments/name/{name}/default", method="GET")
+
+    def run(self, flow: str, /, **request) -> str:
+        asked = f"/deployments/{self.deployment(flow)['id']}/create_flow_run"
+        return self.ask(asked, {"parameters": {"request": request}})["id"]
+
+    def state(self, run: str, *wanted: str) -> dict:
+        """Wait until a run is in one of these states."""
+        deadline = time.monotonic() + 60
+        while (state := self.ask(f"/flow_runs/{run}", method="GET")["state"])["type"] not in wanted:
+            assert time.monotonic() < deadline, state
+            time.sleep(0.1)
+        return state
+
+    def processes(self) -> list[str]:
+        """What runs with this home in its command line, its environment, or as its folder."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+                if os.fsencode(self.home) in seen and int(process.name) != os.getpid():
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def service(home):
+    service = Service(home)
+    yield service
+    subprocess.run([DARKROOM, "down"], check=True, timeout=60)
+    if service.process:
+        service.process.communicate(timeout=60)
+    assert service.processes() == []
+
+
+def images() -> dict[str, str]:
+    listed = subprocess.run([DARKROOM, "list", "--json"], check=True, capture_output=True, text=True).stdout
+    return {image["name"]: image["status"] for image in json.loads(listed)}
+
+
+def test_up_runs_what_is_asked_of_it_stops_cleanly_and_goes_on_where_it_stopped(service, tmp_path):
+    disk, large = make_disk(tmp_path / "disk.raw"), tmp_path / "large.raw"
+    with open(large, "wb") as file:
+        for _ in range(GIB >> 20):
+            file.write(os.urandom(1 << 20))
+    said = service.up()
+    assert str(service.home / "store") in said
+
+    # A form's refusal comes before there is a run; that of a rule in its first second, in the command line's words.
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        service.run("import-image", source=str(disk), name="a/b")
+    assert refused.value.code == 409
+    failed = service.state(service.run("import-image", source=str(disk), name="a", tags={"a b": "c"}), "FAILED")
+    assert "tag-invalid: a b=c: these cannot be the tags" in failed["message"]
+
+    # The blocks that it made are well, and hold no secret.
+    documents = {found["block_type"]["slug"]: found["data"] for found in service.ask("/block_documents/filter")}
+    assert "darkroom-catalog" not in documents
+    blocks = {"object_store": "default", "key_manager": "default", "project": "default"}
+    service.state(service.run("import-image", source=str(disk), name="web-1", format="raw", blocks=blocks), "COMPLETED")
+    assert images() == {"web-1": "active"}
+
+    # A second one says so, and changes nothing.
+    again = subprocess.run([DARKROOM, "up"], check=True, capture_output=True, text=True).stdout
+    assert again.startswith(f"it runs already, as process {service.process.pid};")
+
+    # A cancelled import leaves no process behind; the next one goes on. So does one that was interrupted by ctrl-C.
+    schedule = service.deployment("reap-images")
+    assert [made["active"] for made in schedule["schedules"]] == [True]
+    made = f"/deployments/{schedule['id']}/schedules/{schedule['schedules'][0]['id']}"
+    service.ask(made, {"active": False}, method="PATCH")
+    cancelled = service.run("import-image", source=str(large), name="web-2", format="raw")
+    service.state(cancelled, "RUNNING")
+    time.sleep(1)
+    began = time.monotonic()
+    service.ask(f"/flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    service.state(cancelled, "CANCELLED")
+    assert time.monotonic() - began < 30
+    assert not [process for process in service.processes() if str(large) in process or "qemu" in process]
+    assert images()["web-2"] != "active"
+
+    interrupted = service.run("import-image", source=str(large), name="web-2", format="raw")
+    service.state(interrupted, "RUNNING")
+    assert service.end(signal.SIGINT) == 0
+    assert service.processes() == []
+
+    service.up()
+    service.state(interrupted, "COMPLETED")
+    assert images()["web-2"] == "active"
+    assert [made["active"] for made in service.deployment("reap-images")["schedules"]] == [False]  # as it was left
+
+
+def test_killed_with_9_its_worker_ends_and_the_next_one_takes_over(service):
+    service.up()
+    service.end(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while any("worker" in process for process in service.processes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    before = service.api
+    service.up()
+    assert service.api == before
+    subprocess.run([DARKROOM, "down"], check=True, timeout=60)
+    assert service.process.wait(10) == 0
+
+
+def test_a_part_that_is_not_well_is_said_and_nothing_stays(home, monkeypatch):
+    monkeypatch.setenv("DARKROOM_KEYS_URL", "ftp://nowhere")
+    done = subprocess.run([DARKROOM, "up"], capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode != 0
+    assert done.stderr.startswith("darkroom: keys-url: ")
+    assert Service(home).processes() == []
