@@ -29,7 +29,7 @@ def main(source: str, name: str, key: str) -> None:
     time.sleep(_SETTLE)
     started = time.monotonic()
     flow = importlib.import_module("flows.import_image").import_image
-    parameters = importlib.import_module("flows.parameters").ImportImage
+    parameters = importlib.import_module("flows.parameters.transfer").ImportImage
     loaded = time.monotonic()
     prefect_settings = importlib.import_module("prefect.settings")
     with prefect_settings.temporary_settings({prefect_settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

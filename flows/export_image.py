@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import ExportImage
+from flows.parameters.transfer import ExportImage
 from tasks import exporting, summary
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from darkroom.errors import ConflictError, DarkroomError
-from flows.parameters import ImportImage
+from flows.parameters.transfer import ImportImage
 from tasks import importing, summary
 
 

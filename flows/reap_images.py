@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import ReapImages
+from flows.parameters.maintenance import ReapImages
 from tasks import maintenance, summary
 
 

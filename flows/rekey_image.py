@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import RekeyImage
+from flows.parameters.keys import RekeyImage
 from tasks import keys, summary
 
 

@@ -11,7 +11,7 @@ from darkroom import rules
 from darkroom.errors import DarkroomError
 from flows.export_image import export_image
 from flows.import_image import import_image
-from flows.parameters import ExportImage, ImportImage
+from flows.parameters.transfer import ExportImage, ImportImage
 
 FLOWS = [import_image, export_image]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}

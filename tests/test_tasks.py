@@ -17,7 +17,8 @@ from darkroom.catalog import images
 from darkroom.errors import RefusedError, UnavailableError
 from flows.export_image import export_image
 from flows.import_image import import_image
-from flows.parameters import ExportImage, ImportImage, SystemBlocks
+from flows.parameters.base import SystemBlocks
+from flows.parameters.transfer import ExportImage, ImportImage
 from tasks import progress
 from tasks.policy import POLICY
 from tasks.systems import opened

@@ -143,27 +143,27 @@ def _role_of(connection: Connection, project: str) -> str | None:
 
 def _migrate(connection: Connection) -> None:
     """Apply the migrations that are missing, in order, in this transaction."""
-    steps = sorted(entry.name for entry in resources.files("darkroom.schema").iterdir() if entry.name[0].isdigit())
-    if _version(connection) == len(steps):
+    known = {entry.name for entry in resources.files("darkroom.schema").iterdir() if entry.name.endswith(".sql")}
+    if _applied(connection) == known:
         return
-    if _version(connection) > len(steps):
-        raise CatalogRefusedError("schema", f"version {len(steps)}", "a newer one", "upgrade Darkroom on this machine")
+    if newer := _applied(connection) - known:
+        raise CatalogRefusedError(
+            "schema", "no migration newer than this program", max(newer), "upgrade Darkroom on this machine"
+        )
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL)")
-    done = _version(connection)
-    for number, name in enumerate(steps[done:], start=done + 1):
+    for name in sorted(known - _applied(connection)):
         connection.execute(resources.files("darkroom.schema").joinpath(name).read_bytes())
-        connection.execute("INSERT INTO migrations VALUES (%s, %s)", (number, name))
+        connection.execute("INSERT INTO migrations VALUES (%s, %s)", (int(name.partition("_")[0]), name))
     connection.commit()
 
 
-def _version(connection: Connection) -> int:
+def _applied(connection: Connection) -> set[str]:
     known = connection.execute("SELECT to_regclass('migrations') AS found").fetchone()
     if not known or known["found"] is None:
-        return 0
-    row = connection.execute("SELECT count(*) AS version FROM migrations").fetchone()
-    return int(row["version"]) if row else 0
+        return set()
+    return {row["name"] for row in connection.execute("SELECT name FROM migrations")}
 
 
 def _where(dsn: str) -> str:
