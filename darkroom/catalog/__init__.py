@@ -147,9 +147,8 @@ def _migrate(connection: Connection) -> None:
     if _applied(connection) == known:
         return
     if newer := _applied(connection) - known:
-        raise CatalogRefusedError(
-            "schema", "no migration newer than this program", max(newer), "upgrade Darkroom on this machine"
-        )
+        remedy = "upgrade Darkroom on this machine"
+        raise CatalogRefusedError("schema", "no migration newer than this program", max(newer), remedy)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL)")
