@@ -18,6 +18,8 @@ class Totals:
     new_size: int
     content_digest: bytes
     manifest_digest: bytes
+    manifest_mac: bytes | None
+    """None for a plain image."""
 
 
 def write_manifest(target: upload.Target, virtual_size: int) -> Totals:
@@ -40,9 +42,10 @@ def write_manifest(target: upload.Target, virtual_size: int) -> Totals:
     )
     runs = uploads.finished_runs(target.catalog, target.image, target.disk)
     new_size = sum(run.new_size for run in runs)
-    return Totals(
-        pages.allocated_size, pages.stored_size, new_size, pages.content_digest(), crypto.digest(writer.table)
-    )
+    digest, mac = crypto.digest(writer.table), None
+    if target.scope.encrypted:
+        mac = crypto.manifest_mac(target.data_key, target.image, target.disk, digest)
+    return Totals(pages.allocated_size, pages.stored_size, new_size, pages.content_digest(), digest, mac)
 
 
 class _Pages:

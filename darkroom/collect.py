@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from darkroom import manifest, packs
+from darkroom import packs
 from darkroom.catalog import Catalog, Connection
 from darkroom.store import Store
 
@@ -35,21 +35,21 @@ def plan(operator: Catalog, store: Store) -> Plan:
         FROM packs p JOIN scopes s ON s.id = p.scope_id"""
     with operator.transaction() as connection:
         rows = connection.execute(query).fetchall()
-        known = set(_manifests(connection)) | set(_scopes(connection))
+        known = set(_scopes(connection))
+        images = {str(row["id"]) for row in connection.execute("SELECT id FROM images WHERE status <> 'killed'")}
     unused = {}
     for row in rows:
         key = packs.object_key(row["scope"], row["uuid"])
         size = objects.pop(key, 0)
         if not row["used"]:
             unused[row["uuid"]] = size
-    return Plan(unused, {key: size for key, size in objects.items() if key not in known})
+    lost = {key: size for key, size in objects.items() if key not in known and not _belongs(key, images)}
+    return Plan(unused, lost)
 
 
-def _manifests(connection: Connection) -> Iterator[str]:
-    query = """SELECT d.image_id, d.number FROM disks d JOIN images i ON i.id = d.image_id
-        WHERE i.status <> 'killed'"""
-    for row in connection.execute(query):
-        yield manifest.object_key(row["image_id"], row["number"])
+def _belongs(key: str, images: set[str]) -> bool:
+    kind, _, rest = key.partition("/")
+    return kind == "images" and rest.partition("/")[0] in images
 
 
 def _scopes(connection: Connection) -> Iterator[str]:

@@ -27,6 +27,7 @@ OVERHEAD = NONCE_SIZE + TAG_SIZE
 
 _CHUNK_ID = "darkroom 2026-11-24 v1 chunk id"
 _CHUNK_KEY = "darkroom 2026-11-24 v1 chunk key"
+_MANIFEST_KEY = "darkroom 2026-11-27 v1 manifest key"
 
 
 class SealBrokenError(DamagedError):
@@ -59,6 +60,12 @@ def chunk_id(secret_digest: bytes) -> bytes:
 
 def _chunk_key(secret_digest: bytes) -> bytes:
     return blake3(secret_digest, derive_key_context=_CHUNK_KEY).digest()
+
+
+def manifest_mac(data_key: bytes, image: UUID, disk: int, table_digest: bytes) -> bytes:
+    """What proves, with the data key alone, that a manifest's table is the one that was written for this disk."""
+    key = blake3(data_key, derive_key_context=_MANIFEST_KEY).digest()
+    return blake3(_page_context(b"manifest", image, disk, 0) + table_digest, key=key).digest()
 
 
 def _chunk_context(scope: UUID, identity: bytes, codec: int) -> bytes:

@@ -19,10 +19,10 @@ from darkroom import (
     assembly,
     formats,
     lifecycle,
-    manifest,
     rawview,
     reading,
     rules,
+    sidecar,
     sources,
     systems,
     upload,
@@ -188,8 +188,8 @@ def upload_disk(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
             uploads.renew_lease(connection, row["id"])
             images.update(connection, row["id"], **sizes, content_digest=totals.content_digest)
             connection.execute(
-                "UPDATE disks SET manifest_digest = %s WHERE image_id = %s AND number = 0",
-                (totals.manifest_digest, row["id"]),
+                "UPDATE disks SET manifest_digest = %s, manifest_mac = %s WHERE image_id = %s AND number = 0",
+                (totals.manifest_digest, totals.manifest_mac, row["id"]),
             )
     return {**sizes, "content_digest": totals.content_digest.hex()}
 
@@ -213,6 +213,7 @@ def activate(to: Systems, image: str) -> dict[str, str]:
         images.move(connection, row["id"], "active", active_at=_now(connection))
         uploads.forget(connection, row["id"])
         images.record_event(connection, "import", row["id"], "done")
+        sidecar.write(to, connection, row["id"])
     shutil.rmtree(_spool(to, row), ignore_errors=True)
     return {"image": image, "status": "active"}
 
@@ -251,7 +252,8 @@ def kill(connection: Connection, image: UUID, failure: dict[str, str]) -> None:
 
 def remove_rest(to: Systems, row: Row) -> None:
     """Remove what a killed image has outside of the catalog; its packs are the collector's."""
-    to.store.delete(manifest.object_key(row["id"], 0))
+    for key in [key for key, _ in to.store.list(f"images/{row['id']}/")]:
+        to.store.delete(key)
     shutil.rmtree(_spool(to, row), ignore_errors=True)
 
 

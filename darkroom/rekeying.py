@@ -6,7 +6,7 @@ The chunks stay in the scope of the key that they were imported under; that key 
 
 from typing import Any
 
-from darkroom import reading, systems
+from darkroom import reading, sidecar, systems
 from darkroom.catalog import Connection, Row, images
 from darkroom.errors import ConflictError
 from darkroom.systems import Systems
@@ -34,6 +34,7 @@ def rekey(to: Systems, reference: str, key: str) -> dict[str, Any]:
             _wrap_anew(to, connection, image, key)
             images.update(connection, image["id"], key_name=key)
             images.record_event(connection, "rekey", image["id"], "done", f"from {old} to {key}")
+            sidecar.write(to, connection, image["id"])
     return {"image": str(image["id"]), "name": image["name"], "old_key": old, "key": key}
 
 

@@ -44,8 +44,8 @@ def test_write_order(to, raw_disk):
     kinds = [("pack" if len(kind) == 2 else kind, status, pack) for kind, status, pack in order]
 
     assert kinds[0][0] == "scopes"
-    assert all(entry == ("pack", "saving", "writing") for entry in kinds[1:-1])
-    assert kinds[-1] == ("images", "saving", None)
+    assert all(entry == ("pack", "saving", "writing") for entry in kinds[1:-2])
+    assert kinds[-2:] == [("images", "saving", None)] * 2  # manifest and sidecar
     assert images.get(to.catalog, image)["status"] == "active"
 
 

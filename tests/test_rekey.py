@@ -65,7 +65,9 @@ def test_the_image_reads_the_same_when_the_old_key_is_gone(to, image, raw_disk):
     assert operations.content(to, image) == raw_disk.read_bytes()
     assert [(row["image_id"], row["key_name"]) for row in wraps(to)] == [(image, "silver")]
     assert wraps(to)[0]["wrapped"] != old[0]["wrapped"]
-    assert operations.objects(to) == before
+    assert {key for key, size in operations.objects(to).items() if before.get(key) != size} <= {
+        f"images/{image}/image.json"
+    }
 
 
 def test_the_new_key_alone_opens_it(to, image):
