@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from darkroom import importing
+from darkroom import creation, importing
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
@@ -34,11 +34,11 @@ def main(source: str, name: str, key: str = "") -> None:
         image = timed("register", importing.register, to, request)["image"]
         timed("validate", importing.validate, to, image, quiet)
         timed("convert", importing.probe, to, image)
-        timed("encrypt", importing.create_data_key, to, image)
+        timed("encrypt", creation.create_data_key, to, image)
         timed("upload", importing.upload_disk, to, image, quiet)
-        timed("read back", importing.read_back, to, image, quiet)
-        timed("activate", importing.activate, to, image)
-        result = importing.describe(to, image)
+        timed("read back", creation.read_back, to, image, quiet)
+        timed("activate", creation.activate, to, image)
+        result = creation.describe(to, image)
     print(json.dumps({**result, "steps": steps, "memory": _peak_memory()}))
 
 

@@ -6,6 +6,7 @@ Read `model`, then `upload`. The modules, from the bytes outward:
     store keys catalog              the three systems that keep objects, key-encryption keys and rows
     sources formats qemu nbd        any disk image file as the guest-visible bytes of a disk, read safely
     upload download                 a disk into the store, and back
+    creation                        an image of any number of disks, from any origin
     importing exporting check collect    what the tasks of the flows call, one function each
 
 Nothing here imports Prefect.

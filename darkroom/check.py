@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from darkroom import crypto, packs, reading
+from darkroom import content, crypto, packs, reading
 from darkroom.catalog import Row, images
 from darkroom.content import ContentHasher
 from darkroom.download import DiskReader
@@ -28,17 +28,25 @@ class Finding:
 
 
 def check_image(to: Systems, row: Row, progress: Progress) -> dict[str, Any]:
-    """Verify the manifest, every chunk, the references, the packs' trailers and the content digest of an image.
+    """Verify the manifests, every chunk, the references, the packs' trailers and the content digest of an image.
 
     Returns {"image", "name", "chunks", "findings"}; an empty list of findings means that all is well.
     """
     findings: list[Finding] = []
+    used: set[UUID] = set()
+    digests = []
     number = 0
-    try:
-        with reading.open_disk(to, row) as reader:
-            number = _check_chunks(to, row, reader, findings, progress)
-    except DamagedError as error:
-        findings.append(_finding(error))
+    for disk in images.disks(to.catalog, row["id"]):
+        try:
+            with reading.open_disk(to, row, disk["number"]) as reader:
+                hasher = ContentHasher(reader.size)
+                number += _check_chunks(reader, hasher, used, findings, progress)
+                digests.append(hasher.digest())
+        except DamagedError as error:
+            findings.append(_finding(error))
+    if not findings and content.digest_of_disks(digests) != bytes(row["content_digest"]):
+        findings.append(Finding("content-digest", f"{row['id']}: the content digest in the catalog is another"))
+    findings.extend(_check_packs(to, row, used))
     return {
         "image": str(row["id"]),
         "name": row["name"],
@@ -57,9 +65,10 @@ def checkable(to: Systems, reference: str = "") -> list[Row]:
     return [row for row in images.listed(to.catalog) if row["status"] in ("active", "deactivated")]
 
 
-def _check_chunks(to: Systems, row: Row, reader: DiskReader, findings: list[Finding], progress: Progress) -> int:
-    hasher = ContentHasher(reader.size)
-    used: set[UUID] = set()
+def _check_chunks(
+    reader: DiskReader, hasher: ContentHasher, used: set[UUID], findings: list[Finding], progress: Progress
+) -> int:
+    """Verify the chunks of one disk; their digests go to `hasher`, their packs to `used`. Returns their number."""
     number = 0
     with ThreadPoolExecutor(_THREADS, "check") as pool:
         for page in range(reader.pages):
@@ -72,9 +81,6 @@ def _check_chunks(to: Systems, row: Row, reader: DiskReader, findings: list[Find
                     hasher.add(ref.number, digest)
             number += len(refs)
             progress(min((page + 1) * PAGE_CHUNKS * CHUNK_SIZE, reader.size), reader.size)
-    if not findings and hasher.digest() != bytes(row["content_digest"]):
-        findings.append(Finding("content-digest", f"{row['id']}: the content digest in the catalog is another"))
-    findings.extend(_check_packs(to, row, used))
     return number
 
 

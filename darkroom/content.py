@@ -1,6 +1,7 @@
 """The content digest: the same for the same guest-visible bytes, whatever the format, scope or key."""
 
 import struct
+from collections.abc import Sequence
 
 from blake3 import blake3
 
@@ -41,3 +42,10 @@ class ContentHasher:
             count = min(_ZERO_RUN, until - self._next)
             self._hasher.update(chunks.ZERO_DIGEST * count)
             self._next += count
+
+
+def digest_of_disks(digests: Sequence[bytes]) -> bytes:
+    """The content digest of an image by those of its disks in order; of one disk it is the disk's own."""
+    if len(digests) == 1:
+        return digests[0]
+    return crypto.digest(b"darkroom disks v1" + struct.pack("<I", len(digests)) + b"".join(digests))

@@ -1,42 +1,23 @@
-"""Import: a disk image file becomes an active image. One function per step, called in order by the flow.
+"""Import: a disk image file becomes an active image. What is special to a file; the rest is `creation`'s.
 
-Each step can be run again, by another process too: it asks the catalog how far the image is. Every step holds the
-lease of the image while it works.
+Each step can be run again, by another process too: the source is opened anew and must be the same.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
-from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from darkroom import (
-    assembly,
-    formats,
-    lifecycle,
-    rawview,
-    reading,
-    rules,
-    sidecar,
-    sources,
-    systems,
-    upload,
-)
-from darkroom.catalog import Connection, Row, images, uploads
-from darkroom.errors import DarkroomError, RefusedError
+from darkroom import creation, formats, rawview, rules, sources
+from darkroom.catalog import Row, images, uploads
+from darkroom.errors import RefusedError
 from darkroom.formats import partitions
 from darkroom.model import GiB, Reader
 from darkroom.systems import Systems
 
 Progress = Callable[[int, int], None]
-_READERS = 4
-_READ_BACK = 16
-"""One chunk in so many is read back before an image becomes active."""
 
 
 class MinimumDiskError(RefusedError):
@@ -82,64 +63,40 @@ class ImportRequest:
 
 
 def register(to: Systems, request: ImportRequest) -> dict[str, str]:
-    """Make the row and take its lease; return the image's id and status.
+    """Make the row and take its lease, or find those of an attempt that was killed; the image's id and status.
 
-    The same request for the same source finds the row that an earlier, killed attempt made; if that attempt got to
-    the end, the image is active already. A dead attempt with the same name and another request is killed first.
-    Raises NameTakenError, LeaseHeldError, and what opening the source raises.
+    Raises what `creation.register` and opening the source raise.
     """
     request.check()
-    if request.key:
-        to.keys.generate(request.key, {})  # a key that is missing is refused here, not after the checks
     shown, identity = sources.identify(request.source, to.settings)
-    wanted = {"request": dataclasses.asdict(request), "source_identity": identity}
-    superseded = None
-    with to.catalog.transaction() as connection:
-        found = images.unfinished(connection, request.name)
-        if found and found["status"] in lifecycle.UNFINISHED:
-            uploads.take_lease(connection, found["id"])
-            if _same(found, wanted):
-                images.record_event(connection, "import", found["id"], "started", "resumed")
-                return {"image": str(found["id"]), "status": found["status"]}
-            kill(connection, found["id"], {"code": "superseded", "message": "another import took the name"})
-            superseded = found
-        elif found and found["status"] == "active" and _same(found, wanted):
-            return {"image": str(found["id"]), "status": "active"}
-        columns = {
-            "name": request.name,
-            "type": request.type,
-            "description": request.description,
-            "key_name": request.key or None,
-            "source": shown,
-            "properties": request.properties(),
-            **wanted,
-        }
-        image = images.create(connection, columns, request.tags)
-        uploads.take_lease(connection, image)
-        images.record_event(connection, "import", image, "started")
-    if superseded:
-        remove_rest(to, superseded)
-    return {"image": str(image), "status": "queued"}
+    wanted = {
+        "operation": "import",
+        "request": dataclasses.asdict(request),
+        "source_identity": identity,
+        "name": request.name,
+        "type": request.type,
+        "description": request.description,
+        "key_name": request.key or None,
+        "source": shown,
+        "properties": request.properties(),
+    }
+    return creation.register(to, wanted, request.tags)
 
 
 def validate(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
     """Refuse a source that is not safe, not what it claims to be, or too large; before QEMU sees it."""
-    with _step(to, image) as row, _source(to, row, progress) as source:
+    with creation.step(to, image) as row, _source(to, row, progress) as source:
         declared = row["request"]["format"] or source.hint
         found = formats.inspect(source.reader, declared, source.name, to.settings.limits)
         minimum = row["request"]["min_disk"]
         if minimum and minimum * GiB < found.virtual_size:
             raise MinimumDiskError(source.name, f"{-(-found.virtual_size // GiB)} GiB", f"{minimum} GiB")
-        columns = {"source_format": found.format, "virtual_size": found.virtual_size}
         properties = {**row["properties"], "source": {"subformat": found.subformat, **found.details}}
         with to.catalog.transaction() as connection:
             uploads.renew_lease(connection, row["id"])
-            images.update(connection, row["id"], **columns, properties=properties)
-            connection.execute(
-                "INSERT INTO disks (image_id, number, virtual_size) VALUES (%s, 0, %s) ON CONFLICT DO NOTHING",
-                (row["id"], found.virtual_size),
-            )
-    return {**columns, "subformat": found.subformat}
+            images.update(connection, row["id"], source_format=found.format, properties=properties)
+            creation.add_disks(connection, row["id"], [found.virtual_size])
+    return {"source_format": found.format, "virtual_size": found.virtual_size, "subformat": found.subformat}
 
 
 def verify_digest(to: Systems, image: str, progress: Progress) -> dict[str, str]:
@@ -152,7 +109,7 @@ def verify_digest(to: Systems, image: str, progress: Progress) -> dict[str, str]
 
 def probe(to: Systems, image: str) -> dict[str, Any]:
     """Open the source as a raw view of its disk, confined; record what the partition table shows."""
-    with _step(to, image) as row, _disk(to, row) as (_, reader):
+    with creation.step(to, image) as row, _disk(to, row) as reader:
         table = dataclasses.asdict(partitions.partitions(reader))
         with to.catalog.transaction() as connection:
             connection.execute(
@@ -161,143 +118,28 @@ def probe(to: Systems, image: str) -> dict[str, Any]:
     return {"scheme": table["scheme"], "esp": table["esp"], "partitions": len(table["entries"])}
 
 
-def create_data_key(to: Systems, image: str) -> dict[str, Any]:
-    """Create the data key of an encrypted image and wrap it by the KEK; a plain image needs none."""
-    with _step(to, image) as row:
-        systems.create_data_key(to, row)
-        number, _ = systems.ensure_scope(to, row["key_name"])
-        with to.catalog.transaction() as connection:
-            uploads.renew_lease(connection, row["id"])
-            images.update(connection, row["id"], scope_id=number)
-    return {"key": row["key_name"]}
-
-
 def upload_disk(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
-    """The pass: all chunks into packs, then the manifest; goes on behind what an earlier attempt recorded."""
-    with _step(to, image) as row:
-        if row["status"] == "queued":
-            with to.catalog.transaction() as connection:
-                images.move(connection, row["id"], "saving")
-        target = _target(to, row)
-        with _disk(to, row) as (source, reader):
-            upload.upload(reader, target, progress)
-            source.check_unchanged()
-        totals = assembly.write_manifest(target, row["virtual_size"])
-        sizes = {name: getattr(totals, name) for name in ("allocated_size", "stored_size", "new_size")}
-        with to.catalog.transaction() as connection:
-            uploads.renew_lease(connection, row["id"])
-            images.update(connection, row["id"], **sizes, content_digest=totals.content_digest)
-            connection.execute(
-                "UPDATE disks SET manifest_digest = %s, manifest_mac = %s WHERE image_id = %s AND number = 0",
-                (totals.manifest_digest, totals.manifest_mac, row["id"]),
-            )
-    return {**sizes, "content_digest": totals.content_digest.hex()}
-
-
-def read_back(to: Systems, image: str, progress: Progress) -> dict[str, int]:
-    """Read every page of the stored manifest and one chunk in sixteen, verified; raises DamagedError."""
-    with _step(to, image) as row, reading.open_disk(to, row) as reader:
-        read = 0
-        with ThreadPoolExecutor(_READERS, "read-back") as pool:
-            for page in range(reader.pages):
-                refs = reader.refs(page)[::_READ_BACK]
-                read += sum(1 for _ in pool.map(reader.fetch, refs))
-                progress(page + 1, reader.pages)
-    return {"chunks": read}
-
-
-def activate(to: Systems, image: str) -> dict[str, str]:
-    """The last write: the image becomes visible as active and lets go of its lease; the spool is removed."""
-    with _step(to, image) as row, to.catalog.transaction() as connection:
-        uploads.renew_lease(connection, row["id"])
-        images.move(connection, row["id"], "active", active_at=_now(connection))
-        uploads.forget(connection, row["id"])
-        images.record_event(connection, "import", row["id"], "done")
-        sidecar.write(to, connection, row["id"])
-    shutil.rmtree(_spool(to, row), ignore_errors=True)
-    return {"image": image, "status": "active"}
-
-
-def describe(to: Systems, image: str) -> dict[str, Any]:
-    """What there is to tell of an image at the end, as small JSON."""
-    row = images.get(to.catalog, image)
-    names = ("name", "status", "source_format", "virtual_size", "allocated_size", "stored_size", "new_size")
-    digest = row["content_digest"]
-    found = {name: row[name] for name in names}
-    return {"image": image, **found, "key": row["key_name"] or "", "content_digest": digest.hex() if digest else ""}
-
-
-def fail(to: Systems, image: str, error: DarkroomError) -> None:
-    """Kill an image whose import cannot go on: reason recorded, data key and references dropped, name free again.
-
-    Does nothing to an image that another process has gone on with.
-    """
-    row = images.get(to.catalog, image)
-    if row["status"] not in lifecycle.UNFINISHED:
-        return
-    failure = {"code": error.code, "message": str(error)}
-    with to.catalog.transaction() as connection:
-        uploads.renew_lease(connection, row["id"])
-        kill(connection, row["id"], failure)
-    remove_rest(to, row)
-
-
-def kill(connection: Connection, image: UUID, failure: dict[str, str]) -> None:
-    """Make an unfinished image final, with the reason; its data key and references go, its name is free again."""
-    images.move(connection, image, "killed", failure=failure)
-    uploads.forget(connection, image)
-    uploads.release(connection, image)
-    images.record_event(connection, "import", image, "failed", failure["message"])
-
-
-def remove_rest(to: Systems, row: Row) -> None:
-    """Remove what a killed image has outside of the catalog; its packs are the collector's."""
-    for key in [key for key, _ in to.store.list(f"images/{row['id']}/")]:
-        to.store.delete(key)
-    shutil.rmtree(_spool(to, row), ignore_errors=True)
-
-
-def _same(found: Row, wanted: dict[str, Any]) -> bool:
-    return all(found[name] == value for name, value in wanted.items())
-
-
-@contextmanager
-def _step(to: Systems, image: str) -> Iterator[Row]:
-    """The image's row, with its lease held for the block."""
-    with uploads.lease(to.catalog, UUID(image)):
-        yield images.get(to.catalog, image)
-
-
-def _spool(to: Systems, row: Row) -> Path:
-    return to.settings.spool / str(row["id"])
+    """The pass: all chunks into packs, then the manifest; raises SourceChangedError."""
+    with creation.step(to, image) as row:
+        return creation.upload_disks(to, row, lambda _: _disk(to, row), progress)
 
 
 @contextmanager
 def _source(to: Systems, row: Row, progress: Progress) -> Iterator[sources.Source]:
-    spool = _spool(to, row)
-    spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with sources.open_source(row["request"]["source"], to.settings, spool, progress) as source:
+    with sources.open_source(row["request"]["source"], to.settings, creation.spool(to, row), progress) as source:
         if source.identity != row["source_identity"]:
             raise sources.SourceChangedError(source.name, row["source_identity"], source.identity)
         yield source
 
 
 @contextmanager
-def _disk(to: Systems, row: Row) -> Iterator[tuple[sources.Source, Reader]]:
-    """The source and the guest-visible bytes of its disk."""
+def _disk(to: Systems, row: Row) -> Iterator[Reader]:
+    """The guest-visible bytes of the source's disk; raises SourceChangedError at the end if they were others."""
     with _source(to, row, _quiet) as source:
         found = formats.inspect(source.reader, row["source_format"], source.name, to.settings.limits)
-        with rawview.open_disk(source, found, _spool(to, row)) as reader:
-            yield source, reader
-
-
-def _target(to: Systems, row: Row) -> upload.Target:
-    number, scope = systems.ensure_scope(to, row["key_name"])
-    return upload.Target(to.catalog, to.store, row["id"], 0, scope, number, systems.data_key(to, row))
-
-
-def _now(connection: Any) -> Any:
-    return connection.execute("SELECT now() AS now").fetchone()["now"]
+        with rawview.open_disk(source, found, creation.spool(to, row)) as reader:
+            yield reader
+            source.check_unchanged()
 
 
 def _quiet(done: int, total: int) -> None:

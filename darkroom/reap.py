@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from darkroom import importing
+from darkroom import creation
 from darkroom.catalog import Connection, Row, uploads
 from darkroom.systems import Systems
 
@@ -16,7 +16,7 @@ def reap(to: Systems) -> dict[str, Any]:
     """
     killed = []
     while row := _take(to):
-        importing.remove_rest(to, row)
+        creation.remove_rest(to, row)
         killed.append(str(row["id"]))
     return {"images": killed, "leftovers": to.store.sweep(_DAY)}
 
@@ -26,8 +26,8 @@ def _take(to: Systems) -> Row | None:
     with to.catalog.transaction() as connection:
         row = _due(connection)
         if row:
-            message = f"nobody went on with it for {uploads.RESUME_WINDOW}; import it again"
-            importing.kill(connection, row["id"], {"code": "lease-expired", "message": message})
+            message = f"nobody went on with it for {uploads.RESUME_WINDOW}; run {row['operation']} again"
+            creation.kill(connection, row, {"code": "lease-expired", "message": message})
         return row
 
 

@@ -10,7 +10,7 @@ from darkroom.errors import RefusedError
 
 MAX_NAME = 128
 MAX_DESCRIPTION = 1024
-MAX_DISK = {"system": 1024, "data": 2048}
+MAX_DISK = {"system": 1024, "data": 2048, "full": 1024}
 """GiB, by image type."""
 MAX_RAM = 16 * 1024 * 1024
 """MiB."""

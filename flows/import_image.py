@@ -4,9 +4,8 @@ from typing import Any
 
 from prefect import flow
 
-from darkroom.errors import ConflictError, DarkroomError
 from flows.parameters.transfer import ImportImage
-from tasks import importing, summary
+from tasks import creation, importing, summary
 
 
 @flow(name="import-image", persist_result=False)
@@ -15,14 +14,9 @@ def import_image(request: ImportImage) -> dict[str, Any]:
     blocks = request.blocks.names()
     image = importing.register(request.request(), blocks)
     if image["status"] != "active":
-        try:
+        with creation.killed_if_it_fails(image["image"], blocks):
             _bring(image["image"], request)
-        except DarkroomError as error:
-            # A conflict means that somebody else has gone on with the image: it is theirs.
-            if not error.retryable and not isinstance(error, ConflictError):
-                importing.fail(image["image"], error, blocks)
-            raise
-    result = importing.describe(image["image"], blocks)
+    result = creation.describe(image["image"], blocks)
     summary.publish("import", f"Image {result['name']}", result)
     return result
 
@@ -33,10 +27,10 @@ def _bring(image: str, request: ImportImage) -> None:
     importing.validate(image, blocks)
     digest = importing.verify_digest.submit(image, blocks) if request.digest else None
     importing.convert(image, blocks)
-    importing.encrypt(image, blocks)
+    creation.encrypt(image, blocks)
     importing.upload(image, blocks)
     if digest:
         digest.result()
     if not request.quick:
-        importing.read_back(image, blocks)
-    importing.activate(image, blocks)
+        creation.read_back(image, blocks)
+    creation.activate(image, blocks)

@@ -1,11 +1,10 @@
-"""The steps of an import, named as the design names them."""
+"""The steps that only an import has, named as the design names them."""
 
 from typing import Any
 
 from prefect import task
 
 from darkroom import importing
-from darkroom.errors import DarkroomError
 from darkroom.importing import ImportRequest
 from tasks.policy import POLICY
 from tasks.progress import reported
@@ -40,43 +39,8 @@ def convert(image: str, blocks: Blocks) -> dict[str, Any]:
         return importing.probe(systems, image)
 
 
-@task(name="encrypt", **POLICY)
-def encrypt(image: str, blocks: Blocks) -> dict[str, Any]:
-    """Create the data key and wrap it."""
-    with opened(blocks) as systems:
-        return importing.create_data_key(systems, image)
-
-
 @task(name="upload", **POLICY)
 def upload(image: str, blocks: Blocks) -> dict[str, Any]:
-    """The pass: read, deduplicate, compress, seal, store; then the manifest."""
+    """The pass: read, deduplicate, compress, seal, store; then the manifests."""
     with opened(blocks) as systems, reported("upload") as progress:
         return importing.upload_disk(systems, image, progress)
-
-
-@task(name="checksum (read back)", **POLICY)
-def read_back(image: str, blocks: Blocks) -> dict[str, int]:
-    """Read back and verify a sample of what was stored."""
-    with opened(blocks) as systems, reported("read-back") as progress:
-        return importing.read_back(systems, image, progress)
-
-
-@task(name="register (active)", **POLICY)
-def activate(image: str, blocks: Blocks) -> dict[str, str]:
-    """The last write: the image becomes active."""
-    with opened(blocks) as systems:
-        return importing.activate(systems, image)
-
-
-@task(name="fail", **POLICY)
-def fail(image: str, error: DarkroomError, blocks: Blocks) -> None:
-    """Kill an image that cannot become active, with the reason."""
-    with opened(blocks) as systems:
-        importing.fail(systems, image, error)
-
-
-@task(name="describe", **POLICY)
-def describe(image: str, blocks: Blocks) -> dict[str, Any]:
-    """What the catalog says of the image."""
-    with opened(blocks) as systems:
-        return importing.describe(systems, image)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from darkroom import collect, exporting, importing, reading
+from darkroom import collect, creation, exporting, importing, reading
 from darkroom.catalog import Catalog, images
 from darkroom.importing import ImportRequest
 
@@ -23,7 +23,8 @@ def import_image(to, source, name="one", until="", **fields):
         if step == "upload_disk" and fields.get("digest"):
             importing.verify_digest(to, image, quiet)
         takes_progress = step in ("validate", "upload_disk", "read_back")
-        getattr(importing, step)(to, image, *([quiet] if takes_progress else []))
+        function = getattr(importing, step, None) or getattr(creation, step)
+        function(to, image, *([quiet] if takes_progress else []))
         if step == until:
             break
     return image

@@ -140,7 +140,7 @@ def test_another_content_digest_in_the_catalog_is_named(to, raw_disk):
 
 def test_damage_that_is_there_when_an_image_is_read_back_means_no_image(to, raw_disk):
     """Chunks are found in the index, but the pack behind them is gone: the new image must not become active."""
-    from darkroom import importing
+    from darkroom import creation
 
     operations.import_image(to, raw_disk)
     for path in paths(to, "/packs/"):
@@ -148,4 +148,4 @@ def test_damage_that_is_there_when_an_image_is_read_back_means_no_image(to, raw_
     image = operations.import_image(to, raw_disk, name="two", until="upload_disk")
 
     with pytest.raises(DamagedError):
-        importing.read_back(to, image, operations.quiet)
+        creation.read_back(to, image, operations.quiet)

@@ -1,5 +1,6 @@
 """Import and export of real files: every format in and out, refusals, repetition, and what is left behind."""
 
+import dataclasses
 import hashlib
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom import exporting, importing, keys, postgres, qemu, reap, sources, systems
+from darkroom import creation, exporting, importing, keys, postgres, qemu, reap, sources, systems
 from darkroom.catalog import CatalogUnavailableError, images, uploads
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.model import MiB
@@ -101,9 +102,9 @@ def test_import_and_export_through_a_bucket(to, bucket, whole_disk, tmp_path, qe
 
     client = boto3.client("s3", endpoint_url=os.environ["DARKROOM_S3_ENDPOINT_URL"])
     client.upload_file(str(convert(whole_disk, "qcow2-zstd")), bucket, "in/disk.qcow2")
-    settings = importing.systems.Settings()
+    settings = creation.systems.Settings()
     inside = operations.with_store(to, store.open_store(f"s3://{bucket}/images", settings))
-    inside = importing.dataclasses.replace(inside, settings=settings)
+    inside = dataclasses.replace(inside, settings=settings)
     image = operations.import_image(inside, f"s3://{bucket}/in/disk.qcow2", key="gold")
     operations.export_image(inside, image, f"s3://{bucket}/out/disk.vmdk", "vmdk")
 
@@ -162,7 +163,7 @@ def test_a_wrong_digest_means_no_image(to, raw_disk):
         operations.import_image(to, raw_disk, name="two", digest=wrong)
     assert right in str(caught.value)
     image = images.find(to.catalog, "two")["id"]
-    importing.fail(to, str(image), caught.value)
+    creation.fail(to, str(image), caught.value)
     row = images.get(to.catalog, image)
     assert (row["status"], row["failure"]["code"]) == ("killed", "digest-mismatch")
 
@@ -198,27 +199,27 @@ def test_a_minimum_disk_below_the_disk_itself_is_refused(to, tmp_path):
 
 
 def test_a_source_that_changes_while_it_is_read_means_no_image(to, raw_disk, monkeypatch):
-    real = importing.upload.upload
+    real = creation.upload.upload
 
     def changing(reader, target, progress):
         real(reader, target, progress)
         with open(raw_disk, "r+b") as file:
             file.write(b"changed")
 
-    monkeypatch.setattr(importing.upload, "upload", changing)
+    monkeypatch.setattr(creation.upload, "upload", changing)
     with pytest.raises(sources.SourceChangedError):
         operations.import_image(to, raw_disk)
 
 
 def test_a_source_that_shrinks_while_it_is_read_is_named(to, raw_disk, monkeypatch):
-    real = importing.upload._allocation
+    real = creation.upload._allocation
 
     def shrinking(reader):
         wanted = real(reader)
         os.truncate(raw_disk, 1 * MiB)
         return wanted
 
-    monkeypatch.setattr(importing.upload, "_allocation", shrinking)
+    monkeypatch.setattr(creation.upload, "_allocation", shrinking)
     with pytest.raises(sources.SourceChangedError):
         operations.import_image(to, raw_disk)
 
@@ -268,14 +269,14 @@ def test_two_imports_of_the_same_file_at_once_are_both_right(to, raw_disk):
 
 def test_two_threads_never_work_on_one_image(to, raw_disk, monkeypatch):
     inside, go_on = threading.Event(), threading.Event()
-    real = importing.upload.upload
+    real = creation.upload.upload
 
     def slow(reader, target, progress):
         inside.set()
         go_on.wait(20)
         real(reader, target, progress)
 
-    monkeypatch.setattr(importing.upload, "upload", slow)
+    monkeypatch.setattr(creation.upload, "upload", slow)
     first = threading.Thread(target=operations.import_image, args=(to, raw_disk))
     first.start()
     inside.wait(20)
@@ -296,13 +297,13 @@ def test_an_import_that_another_process_works_on_is_left_alone(to, raw_disk):
         operations.import_image(to, raw_disk)
     assert caught.value.exit_code == 5
     with pytest.raises(uploads.LeaseLostError):
-        importing.fail(to, image, RefusedError("x"))
+        creation.fail(to, image, RefusedError("x"))
     assert images.get(to.catalog, image)["status"] == "saving"
 
 
 def test_a_failed_import_leaves_only_what_the_collector_takes(to, raw_disk, catalog_url):
     image = operations.import_image(to, raw_disk, key="gold", until="upload_disk")
-    importing.fail(to, image, RefusedError("x"))
+    creation.fail(to, image, RefusedError("x"))
 
     plan = operations.collector_plan(to, catalog_url)
     with to.catalog.transaction() as connection:
@@ -371,7 +372,7 @@ def test_a_catalog_that_is_killed_in_the_pass_and_comes_back_does_not_lose_the_i
             assert caught.value.retryable
             postgres.ensure(folder)
             importing.upload_disk(to, image, operations.quiet)
-            importing.activate(to, image)
+            creation.activate(to, image)
             assert operations.content(to, image) == raw_disk.read_bytes()
         finally:
             postgres.stop(folder)

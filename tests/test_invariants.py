@@ -1,5 +1,6 @@
 """The invariants of DESIGN.md §2, by their names."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from darkroom import check, importing
+from darkroom import check, creation
 from darkroom.catalog import Catalog, create_project, images
 from darkroom.errors import DarkroomError, RefusedError, UnavailableError
 from darkroom.model import MiB
@@ -85,7 +86,7 @@ def test_no_plaintext_no_keys_at_rest(to, tmp_path):
     with open(disk, "r+b") as file:
         file.write(line * 1000)
     image = operations.import_image(to, disk, key="gold")
-    key = importing.systems.data_key(to, images.get(to.catalog, image))
+    key = creation.systems.data_key(to, images.get(to.catalog, image))
     with to.catalog.transaction() as connection:
         for table in ("images", "disks", "runs", "scopes", "wraps", "events", "packs"):
             for row in connection.execute(f"SELECT {table}::text AS t FROM {table}").fetchall():
@@ -104,7 +105,7 @@ def test_membership_decides(to, raw_disk, catalog_url):
     with Catalog(catalog_url, None) as operator, operator.transaction() as connection:
         create_project(connection, "stranger")
     with Catalog(catalog_url, "stranger") as catalog:
-        stranger = importing.dataclasses.replace(to, catalog=catalog)
+        stranger = dataclasses.replace(to, catalog=catalog)
         unknown = "00000000-0000-0000-0000-000000000000"
         answers = set()
         for reference in (image, unknown):
@@ -120,7 +121,7 @@ def test_deleting_harms_nobody_else(to, raw_disk, catalog_url):
     """An import that fails after it found all its chunks in another image's packs leaves that image whole."""
     image = operations.import_image(to, raw_disk, key="gold")
     other = operations.import_image(to, raw_disk, name="two", key="gold", until="upload_disk")
-    importing.fail(to, other, RefusedError("x"))
+    creation.fail(to, other, RefusedError("x"))
 
     assert operations.collector_plan(to, catalog_url).packs == {}
     assert operations.content(to, image) == raw_disk.read_bytes()

@@ -130,6 +130,13 @@ def detail(catalog: Catalog, image: UUID) -> Row:
         }
 
 
+def disks(catalog: Catalog, image: UUID) -> list[Row]:
+    """The disks of an image in order."""
+    with catalog.transaction() as connection:
+        query = "SELECT * FROM disks WHERE image_id = %s ORDER BY number"
+        return connection.execute(query, (image,)).fetchall()
+
+
 def update(connection: Connection, image: UUID, **columns: Any) -> None:
     """Set columns of an image; dicts become JSON."""
     _set(connection, image, columns, sql.SQL("true"))
