@@ -11,7 +11,8 @@ import pytest
 from darkroom import keys, postgres, prefect_server, store, systems
 from darkroom.settings import Settings
 from darkroom.store import s3
-from tests import servers
+from demo import disk
+from tests import hosts, servers
 
 _numbers = itertools.count()
 
@@ -90,6 +91,21 @@ def prefect_api(prefect_folder, home):
 
 
 @pytest.fixture(scope="session")
+def libvirt_uri(short_folder, request):
+    """The URI of a private libvirt that the whole run shares."""
+    with hosts.libvirtd(short_folder / "libvirt", request.config.cache.mkdir("libvirt")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def demo_disk(tmp_path_factory):
+    """A raw disk with a small Linux that boots to `demo.disk.MARKER` on its serial port; not to be written."""
+    path = tmp_path_factory.mktemp("demo") / "disk.raw"
+    disk.build(path, Path("build/packages").absolute())
+    return path
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
     with servers.s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
@@ -149,6 +165,12 @@ def qemu_img():
 def raw_disk(tmp_path):
     """A 40 MiB disk with zeros, text and random bytes, and a short last chunk."""
     return make_disk(tmp_path / "disk.raw")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 4 MiB, which `guests.bootable` makes boot."""
+    return make_disk(tmp_path / "small.raw", 4 << 20)
 
 
 def make_disk(path: Path, size: int = 40 * (1 << 20) + 300 * 1024, seed: int = 1) -> Path:

@@ -3,16 +3,7 @@
 import json
 import subprocess
 
-import pytest
-
 from demo import disk
-
-
-@pytest.fixture(scope="module")
-def demo_disk(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    disk.build(folder / "disk.raw", folder / "packages")
-    return folder / "disk.raw"
 
 
 def test_it_has_partitions(demo_disk):

@@ -1,0 +1,133 @@
+"""Guests of one sector, in assembly: they boot in a fraction of a second and do one thing.
+
+`checks` reads its whole disk, writes a checksum of it to the serial port, and does so again for ever, or powers off:
+a guest that would notice a wrong or missing sector anywhere.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+SECTOR = 512
+_BATCH = 64
+_SOURCE = f"""
+.code16
+.globl _start
+_start:
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %es
+    movw %ax, %ss
+    movw $0x7c00, %sp
+    cld
+    movb %dl, drive
+again:
+    xorl %ebp, %ebp                 # the sum
+    movl $0, lba
+next:
+    movl $SECTORS, %eax
+    subl lba, %eax
+    jz done
+    cmpl ${_BATCH}, %eax
+    jbe short
+    movl ${_BATCH}, %eax
+short:
+    movw %ax, count
+    movw $packet, %si
+    movb $0x42, %ah
+    movb drive, %dl
+    int $0x13
+    jc failed
+    movzwl count, %ecx
+    addl %ecx, lba
+    shll $7, %ecx                   # words of 32 bits
+    movw $0x1000, %ax
+    movw %ax, %es
+    xorl %edi, %edi
+sum:
+    roll $1, %ebp
+    addl %es:(%di), %ebp
+    addw $4, %di
+    decl %ecx
+    jnz sum
+    jmp next
+done:
+    movw $3, %bx
+    movb $'s', %al
+    call put
+    movl %ebp, %edx
+    movw $8, %cx
+digit:
+    roll $4, %ebp
+    movl %ebp, %eax
+    andb $15, %al
+    addb $'0', %al
+    cmpb $'9', %al
+    jbe decimal
+    addb $39, %al
+decimal:
+    call put
+    decw %cx
+    jnz digit
+    movb $'\\n', %al
+    call put
+    movb $ENDLESS, %al
+    testb %al, %al
+    jnz again
+    movw $0x604, %dx
+    movw $0x2000, %ax
+    outw %ax, %dx
+halt:
+    hlt
+    jmp halt
+failed:
+    movb $'E', %al
+    call put
+    movb $'\\n', %al
+    call put
+    jmp halt
+put:
+    pushw %dx
+    movw $0x3f8, %dx
+    outb %al, %dx
+    popw %dx
+    ret
+packet: .byte 16, 0
+count:  .word 0
+        .word 0, 0x1000             # to 1000:0000
+lba:    .long 0, 0
+drive:  .byte 0
+        .org 510
+        .word 0xaa55
+"""
+
+
+def checks(size: int, *, endless: bool = False) -> bytes:
+    """The first sector of a disk of `size` bytes whose guest reads all of it, again and again if `endless`."""
+    source = _SOURCE.replace("SECTORS", str(size // SECTOR)).replace("ENDLESS", str(int(endless)))
+    with tempfile.TemporaryDirectory() as folder:
+        code, elf, raw = (Path(folder, name) for name in ("code.s", "code.elf", "code"))
+        code.write_text(source)
+        subprocess.run(["as", "--32", "-o", elf, code], check=True)
+        subprocess.run(["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", raw, elf], check=True)
+        sector = raw.read_bytes()
+    assert len(sector) == SECTOR
+    return sector
+
+
+def checksum(disk: bytes) -> str:
+    """What `checks` writes for this disk."""
+    total = 0
+    for at in range(0, len(disk) // SECTOR * SECTOR, 4):
+        total = ((total << 1) | (total >> 31)) & 0xFFFFFFFF
+        total = (total + int.from_bytes(disk[at : at + 4], "little")) & 0xFFFFFFFF
+    return f"s{total:08x}"
+
+
+def bootable(path: Path, *, endless: bool = False) -> Path:
+    """Make the raw disk at `path` boot into `checks`."""
+    with open(path, "r+b") as file:
+        size = path.stat().st_size // SECTOR * SECTOR
+        file.truncate(size)
+        file.write(checks(size, endless=endless))
+    return path
