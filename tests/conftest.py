@@ -91,9 +91,9 @@ def prefect_api(prefect_folder, home):
 
 
 @pytest.fixture(scope="session")
-def libvirt_uri(short_folder, request):
+def libvirt_uri(short_folder):
     """The URI of a private libvirt that the whole run shares."""
-    with hosts.libvirtd(short_folder / "libvirt", request.config.cache.mkdir("libvirt")) as uri:
+    with hosts.libvirtd(short_folder / "libvirt", Path("build/libvirt").absolute()) as uri:
         yield uri
 
 
