@@ -11,7 +11,8 @@ class CatalogDatabase(Block):
     _block_type_slug = "darkroom-catalog"
 
     dsn: SecretStr = Field(
-        title="DSN", description="postgresql://… of an account that owns the schema or may create it"
+        title="DSN",
+        description="postgresql://… of the account that owns the schema or may create it, or of a project's own",
     )
 
     def open(self) -> str:

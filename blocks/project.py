@@ -1,7 +1,7 @@
 """Who acts."""
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 
 class Project(Block):
@@ -10,4 +10,11 @@ class Project(Block):
     _block_type_name = "Darkroom project"
     _block_type_slug = "darkroom-project"
 
-    name: str = Field(title="Name", description="The project's name in the catalog")
+    name: str = Field(
+        "", title="Name", description="The project's name in the catalog; empty: as the worker's environment"
+    )
+    dsn: SecretStr = Field(
+        SecretStr(""),
+        title="DSN",
+        description="Of the project's own account of the catalog, readable by Prefect's users; empty: the worker's",
+    )

@@ -99,7 +99,7 @@ def _ask(question: Callable[[], str]) -> dict[str, Any]:
 def _catalog(settings: Settings) -> str:
     with Catalog(systems.catalog_dsn(settings), settings.project) as catalog, catalog.transaction() as connection:
         row = connection.execute("SELECT count(*) AS images FROM images WHERE status = 'active'").fetchone()
-        return f"{catalog.where}, project {settings.project}, {row['images'] if row else 0} active images"
+        return f"{catalog.where}, project {catalog.project}, {row['images'] if row else 0} active images"
 
 
 def _checked(system: Any) -> str:

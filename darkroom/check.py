@@ -46,7 +46,8 @@ def check_image(to: Systems, row: Row, progress: Progress) -> dict[str, Any]:
             findings.append(_finding(error))
     if not findings and content.digest_of_disks(digests) != bytes(row["content_digest"]):
         findings.append(Finding("content-digest", f"{row['id']}: the content digest in the catalog is another"))
-    findings.extend(_check_packs(to, row, used))
+    if row["own"]:  # the references of a shared image are its owner's to see
+        findings.extend(_check_packs(to, row, used))
     return {
         "image": str(row["id"]),
         "name": row["name"],
@@ -56,13 +57,13 @@ def check_image(to: Systems, row: Row, progress: Progress) -> dict[str, Any]:
 
 
 def checkable(to: Systems, reference: str = "") -> list[Row]:
-    """The image that is named, or all that should be readable."""
+    """The image that is named, or all own ones that should be readable."""
     if reference:
         row = images.find(to.catalog, reference)
         if row["status"] != "deactivated":
             reading.require_active(row)
         return [row]
-    return [row for row in images.listed(to.catalog) if row["status"] in ("active", "deactivated")]
+    return [row for row in images.listed(to.catalog) if row["own"] and row["status"] in ("active", "deactivated")]
 
 
 def _check_chunks(

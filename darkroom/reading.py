@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from darkroom import manifest, systems
-from darkroom.catalog import Catalog, Row
+from darkroom.catalog import Catalog, Row, images
 from darkroom.download import DiskReader, Locate
 from darkroom.errors import ConflictError
 from darkroom.systems import Systems
@@ -23,16 +23,20 @@ class NotReadableError(ConflictError):
 def open_disk(to: Systems, image: Row, number: int = 0) -> Iterator[DiskReader]:
     """The guest-visible bytes of a disk of an image, verified as they are read.
 
-    Raises NotReadableError, the errors of the key manager, and DamagedError for a manifest that is not the one
-    that the catalog names.
+    The catalog is asked anew whether the project may read the image: what was unshared since then is missing.
+    Raises ImageMissingError, NotReadableError, the errors of the key manager, and DamagedError for a manifest that is
+    not the one that the catalog names.
     """
-    query = "SELECT manifest_digest FROM disks WHERE image_id = %s AND number = %s"
+    query = """SELECT d.manifest_digest FROM images i LEFT JOIN disks d ON d.image_id = i.id AND d.number = %s
+        WHERE i.id = %s"""
     with to.catalog.transaction() as connection:
-        disk = connection.execute(query, (image["id"], number)).fetchone()
-    if disk is None or disk["manifest_digest"] is None:
+        disk = connection.execute(query, (number, image["id"])).fetchone()
+    if disk is None:
+        raise images.ImageMissingError(str(image["id"]))
+    if disk["manifest_digest"] is None:
         raise NotReadableError(str(image["id"]), "a stored disk", f"status {image['status']}")
     table = manifest.read(to.store, image["id"], number, disk["manifest_digest"])
-    reader = DiskReader(to.store, table, systems.data_key(to, image), _locator(to.catalog, table.scope.id))
+    reader = DiskReader(to.store, table, systems.data_key(to, image), _locator(to.catalog, image["id"]))
     try:
         yield reader
     finally:
@@ -45,14 +49,10 @@ def require_active(image: Row) -> None:
         raise NotReadableError(str(image["id"]), "status active", f"status {image['status']}")
 
 
-def _locator(catalog: Catalog, scope: UUID) -> Locate:
-    query = """SELECT p.uuid, c.position, c.length
-        FROM chunks c JOIN packs p ON p.id = c.pack_id JOIN scopes s ON s.id = c.scope_id
-        WHERE s.uuid = %s AND c.chunk_id = %s AND p.status = 'stored'"""
-
+def _locator(catalog: Catalog, image: UUID) -> Locate:
     def locate(chunk_id: bytes) -> tuple[UUID, int, int] | None:
         with catalog.transaction() as connection:
-            row = connection.execute(query, (scope, chunk_id)).fetchone()
-        return (row["uuid"], row["position"], row["length"]) if row else None
+            row = connection.execute("SELECT * FROM locate(%s, %s)", (image, chunk_id)).fetchone()
+        return (row["pack"], row["position"], row["length"]) if row else None
 
     return locate

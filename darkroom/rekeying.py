@@ -24,9 +24,9 @@ def rekey(to: Systems, reference: str, key: str) -> dict[str, Any]:
     """Wrap the data key of an active image under `key` in place of the key that wraps it now; return both names.
 
     An image that is under `key` already is left as it is, so a repeated call does no harm. Raises ImageMissingError,
-    NotReadableError, NotEncryptedError, KeyMissingError for either key; then nothing has changed.
+    NotOwnerError, NotReadableError, NotEncryptedError, KeyMissingError for either key; then nothing has changed.
     """
-    image = images.find(to.catalog, reference)
+    image = images.find_own(to.catalog, reference)
     with to.catalog.transaction() as connection:
         image = _locked(connection, image)
         old = image["key_name"]
@@ -40,9 +40,7 @@ def rekey(to: Systems, reference: str, key: str) -> dict[str, Any]:
 
 def _locked(connection: Connection, image: Row) -> Row:
     """The image as it is now, for this transaction alone; what cannot be re-keyed is refused."""
-    row = connection.execute("SELECT * FROM images WHERE id = %s FOR UPDATE", (image["id"],)).fetchone()
-    if row is None:
-        raise images.ImageMissingError(str(image["id"]))
+    row = images.locked(connection, image["id"])
     reading.require_active(row)
     if row["key_name"] is None:
         raise NotEncryptedError(str(row["id"]), "an image under a key", "a plain one")

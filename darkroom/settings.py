@@ -32,9 +32,10 @@ class Settings:
     """Where the four systems are. URLs may carry credentials; use `redacted()` of the system to show one."""
 
     home: Path = field(default_factory=_home)
-    project: str = field(default_factory=lambda: _env("DARKROOM_PROJECT", "default"))
+    project: str = field(default_factory=lambda: _env("DARKROOM_PROJECT", ""))
+    """Empty: the project whose own account the catalog's DSN names, else `default`."""
     catalog_url: str = field(default_factory=lambda: _env("DARKROOM_CATALOG_URL", ""))
-    """A Postgres DSN with the right to create roles; empty: the embedded server below `home`."""
+    """A Postgres DSN with the right to create roles, or of a project's own account; empty: the embedded server."""
     store_url: str = field(default_factory=lambda: _env("DARKROOM_STORE_URL", ""))
     """`s3://bucket/prefix` or a directory; empty: `home/store`."""
     keys_url: str = field(default_factory=lambda: _env("DARKROOM_KEYS_URL", ""))

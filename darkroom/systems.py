@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from darkroom import chunks, crypto, keys, postgres, store
@@ -42,7 +42,7 @@ def open_systems(
     """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one."""
     with Catalog(catalog_url or catalog_dsn(settings), settings.project) as catalog:
         opened = (object_store or open_object_store(settings), key_manager or open_key_manager(settings))
-        yield Systems(catalog, *opened, settings)
+        yield Systems(catalog, *opened, replace(settings, project=catalog.project or ""))
 
 
 def catalog_dsn(settings: Settings) -> str:

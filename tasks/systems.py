@@ -33,7 +33,9 @@ def opened(blocks: Blocks) -> Iterator[Systems]:
     """Open the systems for a step."""
     settings = Settings()
     if blocks.project:
-        settings = replace(settings, project=_load(Project, blocks.project).name)
+        project = _load(Project, blocks.project)
+        settings = replace(settings, project=project.name or settings.project)
+        settings = replace(settings, catalog_url=project.dsn.get_secret_value() or settings.catalog_url)
     with systems.open_systems(
         settings,
         object_store=_load(ObjectStore, blocks.object_store).open() if blocks.object_store else None,

@@ -199,11 +199,12 @@ def test_an_image_is_found_by_id_prefix_or_name(catalog):
             images.find(catalog, reference)
 
 
-def test_a_prefix_of_two_images_is_ambiguous(catalog):
-    with catalog.transaction() as connection:
+def test_a_prefix_of_two_images_is_ambiguous(catalog, operator):
+    with operator.transaction() as connection:
         for name in ("a", "b"):
             connection.execute(
-                "INSERT INTO images (id, name, type, source, request) VALUES (%s, %s, 'system', '', '{}')",
+                "INSERT INTO images (id, name, type, source, request, project_id) "
+                "SELECT %s, %s, 'system', '', '{}', id FROM projects",
                 (f"abcdef00-0000-0000-0000-00000000000{'1' if name == 'a' else '2'}", name),
             )
 

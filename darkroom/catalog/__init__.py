@@ -50,18 +50,26 @@ class ProjectMissingError(MissingError):
     what = "there is no such project"
 
 
+class ProjectForbiddenError(CatalogRefusedError):
+    """The account of the catalog is a project's own, and this is another project, or the operator's to do."""
+
+    code = "project-forbidden"
+    what = "this account of the catalog cannot act so"
+    default_remedy = "leave out --project and DARKROOM_PROJECT, or use an account that may: DARKROOM_CATALOG_URL"
+
+
 class Catalog:
     """Connections to the catalog under one role; a context manager."""
 
     def __init__(self, dsn: str, project: str | None) -> None:
-        """Open as `project`, or as the operator if None; migrates the schema if it is behind.
+        """Open as `project`, or as the operator if None; "" is the account's own project, or else `default`.
 
-        `dsn` names an account that owns the schema, or may create it. Raises CatalogUnavailableError,
-        CatalogRefusedError, ProjectMissingError.
+        `dsn` names the account that owns the schema, or may create it: it migrates the schema if it is behind, and
+        takes the role of any project. Or the account of one project or of the operator, which act as themselves.
+        Raises CatalogUnavailableError, CatalogRefusedError, ProjectMissingError, ProjectForbiddenError.
         """
-        self.project = project
         self.where = _where(dsn)
-        role = _prepare(dsn, project)
+        self.project, role = _prepare(dsn, project)
         options = f"-c search_path={_SCHEMA}" + (f" -c role={role}" if role else "")
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             dsn,
@@ -111,29 +119,67 @@ def create_project(connection: Connection, name: str) -> str:
     return role
 
 
-def _prepare(dsn: str, project: str | None) -> str | None:
-    """Bring the schema up to date and return the role that acts for the project."""
+def _prepare(dsn: str, project: str | None) -> tuple[str | None, str | None]:
+    """The project that the account acts as, and the role to take for it; brings the schema up to date if it may."""
     try:
         with psycopg.connect(
             dsn, row_factory=dict_row, connect_timeout=_CONNECT_TIMEOUT, options=f"-c search_path={_SCHEMA}"
         ) as connection:
+            if not _owns_schema(connection):
+                return _own_project(connection, project), None
             _migrate(connection)
-            if project is None:
-                return None
-            role = _role_of(connection, project)
-            if role is None and project == DEFAULT_PROJECT:
-                role = create_project(connection, project)
+            return _taken_role(connection, project)
     except psycopg.OperationalError as error:
         message = str(error).strip().splitlines()[-1]
         # A server that is down, starting or full answers later; one that knows us not never does.
-        refused = any(word in message for word in ("authentication", "does not exist", "password"))
+        refused = any(word in message for word in ("authentication", "does not exist", "password", "not permitted"))
         kind = CatalogRefusedError if refused else CatalogUnavailableError
         raise kind(_where(dsn), "", message) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise CatalogRefusedError(_where(dsn), "an account that may create roles", str(error)) from error
+
+
+def _owns_schema(connection: Connection) -> bool:
+    """Whether the account owns the schema, or there is none yet."""
+    row = connection.execute(
+        "SELECT pg_has_role(nspowner, 'USAGE') AS owner FROM pg_namespace WHERE nspname = %s", (_SCHEMA,)
+    ).fetchone()
+    return row is None or row["owner"]
+
+
+def _taken_role(connection: Connection, project: str | None) -> tuple[str | None, str | None]:
+    if project is None:
+        return None, None
+    project = project or DEFAULT_PROJECT
+    role = _role_of(connection, project)
+    if role is None and project == DEFAULT_PROJECT:
+        role = create_project(connection, project)
     if role is None:
         raise ProjectMissingError(project)
-    return role
+    return project, role
+
+
+def _own_project(connection: Connection, project: str | None) -> str | None:
+    """The project of an account that owns no schema, or None for the operator's; another one is refused."""
+    if _applied(connection) != _known():
+        remedy = "upgrade Darkroom here and there; any command with the owner's DSN brings the schema up to date"
+        raise CatalogRefusedError("schema", "the migrations of this program", "others", remedy)
+    row = connection.execute(
+        "SELECT name, is_operator() AS operator FROM projects RIGHT JOIN (SELECT) x ON true"
+    ).fetchone()
+    assert row
+    own: str | None = row["name"]
+    if row["operator"]:
+        if project:
+            raise ProjectForbiddenError(project, "the operator", "a project")
+        return None
+    if own is None:
+        raise CatalogRefusedError("account", "a project's, the operator's or the schema's owner", "another")
+    if project is None:
+        raise ProjectForbiddenError("operator", f"project {own}", "what is for the operator")
+    if project not in ("", own):
+        raise ProjectForbiddenError(project, f"project {own}", "another project")
+    return own
 
 
 def _role_of(connection: Connection, project: str) -> str | None:
@@ -143,7 +189,7 @@ def _role_of(connection: Connection, project: str) -> str | None:
 
 def _migrate(connection: Connection) -> None:
     """Apply the migrations that are missing, in order, in this transaction."""
-    known = {entry.name for entry in resources.files("darkroom.schema").iterdir() if entry.name.endswith(".sql")}
+    known = _known()
     if _applied(connection) == known:
         return
     if newer := _applied(connection) - known:
@@ -152,10 +198,17 @@ def _migrate(connection: Connection) -> None:
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
     connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(_SCHEMA)))
     connection.execute("CREATE TABLE IF NOT EXISTS migrations (number integer PRIMARY KEY, name text NOT NULL)")
-    for name in sorted(known - _applied(connection)):
+    missing = sorted(known - _applied(connection))
+    for name in missing:
         connection.execute(resources.files("darkroom.schema").joinpath(name).read_bytes())
         connection.execute("INSERT INTO migrations VALUES (%s, %s)", (int(name.partition("_")[0]), name))
+    if missing:
+        connection.execute("SELECT settle_rights()")
     connection.commit()
+
+
+def _known() -> set[str]:
+    return {entry.name for entry in resources.files("darkroom.schema").iterdir() if entry.name.endswith(".sql")}
 
 
 def _applied(connection: Connection) -> set[str]:

@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from darkroom import lifecycle
 from darkroom.catalog import Catalog, Connection, Row
-from darkroom.errors import ConflictError, MissingError
+from darkroom.errors import ConflictError, MissingError, RefusedError
 
 _MINIMUM_PREFIX = 4
 
@@ -20,6 +20,14 @@ class ImageMissingError(MissingError):
     code = "image-not-found"
     what = "there is no such image"
     default_remedy = "list the images with `darkroom list`"
+
+
+class NotOwnerError(RefusedError):
+    """The image is shared with the project, which may read it and not change it."""
+
+    code = "not-owner"
+    what = "the image belongs to another project, which shares it; only its owner can do this"
+    default_remedy = "replicate it: the copy is yours"
 
 
 class ImageAmbiguousError(ConflictError):
@@ -62,55 +70,87 @@ def create(connection: Connection, columns: dict[str, Any], tags: dict[str, str]
     return image
 
 
+# The operator may do what owners may.
+_SEEN = sql.SQL("SELECT i.*, coalesce(i.project_id = (SELECT current_project()), true) AS own FROM images i ")
+
+
 def get(catalog: Catalog, image: str | UUID) -> Row:
-    """The image with this id, whatever its status; raises ImageMissingError."""
+    """The image with this id, whatever its status, the project's own or shared; raises ImageMissingError."""
     with catalog.transaction() as connection:
-        row = connection.execute("SELECT * FROM images WHERE id = %s", (str(image),)).fetchone()
+        row = connection.execute(_SEEN + sql.SQL("WHERE i.id = %s"), (str(image),)).fetchone()
     if row is None:
         raise ImageMissingError(str(image))
     return row
 
 
 def find(catalog: Catalog, reference: str) -> Row:
-    """The image that `reference` names: an id, a name, or an unambiguous prefix of an id.
+    """The image that `reference` names: an id, a name, or an unambiguous prefix of an id; its `own` says whose it is.
 
-    Killed and deleted images are found by id or prefix only. Raises ImageMissingError, ImageAmbiguousError.
+    A name is looked for among the project's own images first, then among those that others share with it. Killed
+    and deleted images are found by id or prefix only. Raises ImageMissingError, ImageAmbiguousError.
     """
     with catalog.transaction() as connection:
-        row = _by_name(connection, reference)
-        if row:
-            return row
+        rows = _by_name(connection, reference)
         prefix = reference.lower()
-        rows = []
-        if len(prefix) >= _MINIMUM_PREFIX and set(prefix) <= set("0123456789abcdef-"):
-            query = "SELECT * FROM images WHERE id::text LIKE %s ORDER BY id LIMIT 2"
+        if not rows and len(prefix) >= _MINIMUM_PREFIX and set(prefix) <= set("0123456789abcdef-"):
+            query = _SEEN + sql.SQL("WHERE i.id::text LIKE %s ORDER BY i.id LIMIT 2")
             rows = connection.execute(query, (prefix + "%",)).fetchall()
     if not rows:
         raise ImageMissingError(reference)
-    if len(rows) > 1:
+    if len(rows) > 1 and not (rows[0]["own"] and rows[0]["name"] == reference):
         raise ImageAmbiguousError(reference, "one image", " and ".join(str(row["id"]) for row in rows))
     return rows[0]
 
 
+def find_own(catalog: Catalog, reference: str) -> Row:
+    """As `find`, for whatever changes the image: raises NotOwnerError for one that another project shares."""
+    row = find(catalog, reference)
+    require_own(row)
+    return row
+
+
+def require_own(row: Row) -> None:
+    """Raise NotOwnerError unless the image belongs to the project."""
+    if not row["own"]:
+        raise NotOwnerError(str(row["id"]))
+
+
+def locked(connection: Connection, image: UUID) -> Row:
+    """An own image as it is now, locked until the transaction ends; raises ImageMissingError, NotOwnerError."""
+    row = connection.execute(_SEEN + sql.SQL("WHERE i.id = %s FOR UPDATE"), (image,)).fetchone()
+    if row is None:
+        # A policy hides from FOR UPDATE what the project may only read.
+        row = connection.execute(_SEEN + sql.SQL("WHERE i.id = %s"), (image,)).fetchone()
+    if row is None:
+        raise ImageMissingError(str(image))
+    require_own(row)
+    return row
+
+
 def unfinished(connection: Connection, name: str) -> Row | None:
-    """The image of this name, of any status in which it holds the name; locked until the transaction ends."""
-    row = _by_name(connection, name)
+    """The own image of this name, of any status in which it holds the name; locked until the transaction ends."""
+    row = next((row for row in _by_name(connection, name) if row["own"]), None)
     if row:
         connection.execute("SELECT FROM images WHERE id = %s FOR UPDATE", (row["id"],))
     return row
 
 
-def _by_name(connection: Connection, name: str) -> Row | None:
-    query = "SELECT * FROM images WHERE name = %s AND status NOT IN ('killed', 'deleted')"
-    return connection.execute(query, (name,)).fetchone()
+def _by_name(connection: Connection, name: str) -> list[Row]:
+    """The images of a name, the project's own first."""
+    condition = "WHERE i.name = %s AND i.status NOT IN ('killed', 'deleted') ORDER BY own DESC, i.id LIMIT 3"
+    return connection.execute(_SEEN + sql.SQL(condition), (name,)).fetchall()
 
 
 def listed(catalog: Catalog) -> list[Row]:
-    """All images of the project but deleted ones, newest first, each with its tags."""
+    """All images of the project but deleted ones, and those that it accepted, newest first, each with its tags.
+
+    `owner` is the project that shares the image, None for an own one.
+    """
     query = """
-        SELECT i.*, coalesce(jsonb_object_agg(t.key, t.value) FILTER (WHERE t.key IS NOT NULL), '{}') AS tags
-        FROM images i LEFT JOIN tags t ON t.image_id = i.id
-        WHERE i.status <> 'deleted' GROUP BY i.id ORDER BY i.created_at DESC, i.id"""
+        SELECT i.*, coalesce(i.project_id = (SELECT current_project()), true) AS own, s.owner,
+            coalesce(jsonb_object_agg(t.key, t.value) FILTER (WHERE t.key IS NOT NULL), '{}') AS tags
+        FROM images i LEFT JOIN tags t ON t.image_id = i.id LEFT JOIN incoming() s ON s.image_id = i.id
+        WHERE i.status <> 'deleted' GROUP BY i.id, s.owner ORDER BY i.created_at DESC, i.id"""
     with catalog.transaction() as connection:
         return connection.execute(query).fetchall()
 

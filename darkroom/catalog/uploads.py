@@ -155,11 +155,9 @@ def begin_pack(catalog: Catalog, image: UUID, scope: int, pack: UUID) -> None:
     """Record a pack before its object is written, referenced by the image that brings it."""
     with catalog.transaction() as connection:
         renew_lease(connection, image)
-        connection.execute(
-            """WITH pack AS (INSERT INTO packs (uuid, scope_id) VALUES (%s, %s) RETURNING id)
-            INSERT INTO refs SELECT %s, id FROM pack""",
-            (pack, scope, image),
-        )
+        connection.execute("INSERT INTO packs (uuid, scope_id) VALUES (%s, %s)", (pack, scope))
+        # A statement of its own: the policy of references looks whether the pack is the project's.
+        connection.execute("INSERT INTO refs SELECT %s, id FROM packs WHERE uuid = %s", (image, pack))
 
 
 @dataclass(frozen=True, slots=True)
