@@ -17,9 +17,12 @@ class OptionError(RefusedError):
     what = "this value is not accepted"
 
 
-def run_flow(name: str, request: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def run_flow(
+    name: str, request: dict[str, Any], settings: Settings, shows: meter.Meter | None = None
+) -> dict[str, Any]:
     """Run a flow here, its run recorded by the Prefect server of the user, or else by the embedded one.
 
+    `shows` tells of its progress, by default in bytes.
     `request` is checked by the flow's own form; raises OptionError, and what the flow raises.
     """
     folder = settings.home / "prefect"
@@ -34,7 +37,7 @@ def run_flow(name: str, request: dict[str, Any], settings: Settings) -> dict[str
     settings_of_prefect = importlib.import_module("prefect.settings")
     # Whoever waits for this process sees it die; waiting for the heartbeat's thread would cost each command a second.
     no_heartbeat = {settings_of_prefect.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    with meter.Meter() as shown, settings_of_prefect.temporary_settings(no_heartbeat):
+    with shows or meter.Meter() as shown, settings_of_prefect.temporary_settings(no_heartbeat):
         progress.listen(shown.update)
         result: dict[str, Any] = flow(_checked(get_type_hints(flow.fn)["request"], request))
     return result

@@ -28,10 +28,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-class Meter:
-    """One line on standard error, rewritten as work goes on; silent where that is no terminal."""
+def _bytes(done: int, total: int, rate: float) -> str:
+    return f"{size(done)} of {size(total)}, {size(rate)}"
 
-    def __init__(self) -> None:
+
+class Meter:
+    """One line on standard error, rewritten as work goes on; silent where that is no terminal.
+
+    It counts bytes, or things whose name is `unit`.
+    """
+
+    def __init__(self, unit: str = "") -> None:
+        self._unit = unit
         self._shown = sys.stderr.isatty()
         self._step = ""
         self._started = 0.0
@@ -49,7 +57,8 @@ class Meter:
         rate = (done - self._base) / max(now - self._started, 1e-3)
         left = f", {duration((total - done) / rate)} left" if rate and done < total else ""
         share = f"{100 * done // total:3d} %" if total else ""
-        print(f"\r\x1b[K{step} {share} {size(done)} of {size(total)}, {size(rate)}/s{left}", end="", file=sys.stderr)
+        amounts = f"{done} of {total} {self._unit}, {rate:.3g}" if self._unit else _bytes(done, total, rate)
+        print(f"\r\x1b[K{step} {share} {amounts}/s{left}", end="", file=sys.stderr)
 
     def __enter__(self) -> "Meter":
         return self

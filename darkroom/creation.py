@@ -43,12 +43,12 @@ def register(to: Systems, wanted: Row, tags: dict[str, str]) -> dict[str, str]:
         found = images.unfinished(connection, wanted["name"])
         if found and found["status"] in lifecycle.UNFINISHED:
             uploads.take_lease(connection, found["id"])
-            if _same(found, wanted):
+            if is_same(found, wanted):
                 images.record_event(connection, wanted["operation"], found["id"], "started", "resumed")
                 return {"image": str(found["id"]), "status": found["status"]}
             kill(connection, found, {"code": "superseded", "message": f"another {wanted['operation']} took the name"})
             superseded = found
-        elif found and found["status"] == "active" and _same(found, wanted):
+        elif found and found["status"] == "active" and is_same(found, wanted):
             return {"image": str(found["id"]), "status": "active"}
         image = images.create(connection, wanted, tags)
         uploads.take_lease(connection, image)
@@ -58,7 +58,8 @@ def register(to: Systems, wanted: Row, tags: dict[str, str]) -> dict[str, str]:
     return {"image": str(image), "status": "queued"}
 
 
-def _same(found: Row, wanted: Row) -> bool:
+def is_same(found: Row, wanted: Row) -> bool:
+    """Whether an image was begun as the same operation, for the same request and source."""
     return all(found[name] == wanted.get(name, found[name]) for name in ("operation", "request", "source_identity"))
 
 

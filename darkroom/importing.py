@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
-from darkroom import creation, formats, rawview, rules, sources
+from darkroom import creation, formats, lifecycle, rawview, rules, sources
 from darkroom.catalog import Row, images, uploads
 from darkroom.errors import RefusedError
 from darkroom.formats import partitions
@@ -68,8 +68,13 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
     Raises what `creation.register` and opening the source raise.
     """
     request.check()
+    return creation.register(to, _wanted(to, request), request.tags)
+
+
+def _wanted(to: Systems, request: ImportRequest) -> Row:
+    """The columns of the image that a request asks for."""
     shown, identity = sources.identify(request.source, to.settings)
-    wanted = {
+    return {
         "operation": "import",
         "request": dataclasses.asdict(request),
         "source_identity": identity,
@@ -80,7 +85,21 @@ def register(to: Systems, request: ImportRequest) -> dict[str, str]:
         "source": shown,
         "properties": request.properties(),
     }
-    return creation.register(to, wanted, request.tags)
+
+
+def existing(to: Systems, request: ImportRequest) -> Row | None:
+    """The active image that this import has made already, if any. Changes nothing.
+
+    Raises NameTakenError where another image has the name, and what opening the source raises.
+    """
+    wanted = _wanted(to, request)
+    with to.catalog.transaction() as connection:
+        found = images.unfinished(connection, request.name)
+    if found is None or found["status"] in lifecycle.UNFINISHED:
+        return None
+    if not creation.is_same(found, wanted):
+        raise images.NameTakenError(request.name)
+    return found
 
 
 def validate(to: Systems, image: str, progress: Progress) -> dict[str, Any]:

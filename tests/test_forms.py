@@ -11,9 +11,10 @@ from darkroom import rules
 from darkroom.errors import DarkroomError
 from flows.export_image import export_image
 from flows.import_image import import_image
+from flows.migrate_images import migrate_images
 from flows.parameters.transfer import ExportImage, ImportImage
 
-FLOWS = [import_image, export_image]
+FLOWS = [import_image, export_image, migrate_images]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
 
 
@@ -48,6 +49,7 @@ def test_only_what_has_no_sensible_default_is_required(flow):
     assert required in (
         {"ImportImage": ["source", "name"], "SystemBlocks": []},
         {"ExportImage": ["image", "target"], "SystemBlocks": []},
+        {"MigrateImages": ["source"], "SystemBlocks": []},
     )
 
 

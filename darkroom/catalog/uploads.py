@@ -65,7 +65,7 @@ def _started(pid: int) -> str:
         return ""
 
 
-def _is_dead(other: str) -> bool:
+def is_dead(other: str) -> bool:
     """Whether a holder is known to be dead; one on another host is not known to be."""
     host, boot, pid, started = other.split(" ")
     mine = holder().split(" ")
@@ -81,7 +81,7 @@ def take_lease(connection: Connection, image: UUID) -> None:
     ).fetchone()
     if image in _working:
         raise LeaseHeldError(str(image), "", "another thread of this process at work")
-    if row and row["holder"] != holder() and not row["expired"] and not _is_dead(row["holder"]):
+    if row and row["holder"] != holder() and not row["expired"] and not is_dead(row["holder"]):
         raise LeaseHeldError(str(image), "", f"the lease of {row['holder'].split(' ')[0]}")
     connection.execute(
         """INSERT INTO leases VALUES (%s, %s, now() + %s::interval, now() + %s::interval)

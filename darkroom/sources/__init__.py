@@ -158,6 +158,11 @@ def open_source(
         yield source
 
 
+def check_url(url: str) -> None:
+    """Raise SourceUrlError unless the address is of a kind that is read from, without credentials."""
+    _split(url)
+
+
 def _split(url: str) -> SplitResult:
     """The parts of an address; a path is one with the scheme file. Only what has "://" in it is taken for a URL."""
     if "://" not in url:

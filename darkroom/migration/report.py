@@ -1,0 +1,75 @@
+"""The report of a migration: a CSV file with a line for each row, replaced as a whole each time."""
+
+import csv
+import io
+import secrets
+from pathlib import Path
+from typing import Any
+
+from darkroom import store
+from darkroom.catalog import Row, batches
+from darkroom.errors import MissingError
+from darkroom.systems import Systems
+
+COLUMNS = ("row", "name", "image", "status", "code", "reason", "bytes", "new_bytes", "seconds")
+
+
+class ReportFolderError(MissingError):
+    """The folder of the report does not exist."""
+
+    code = "folder-not-found"
+    what = "the folder of the report does not exist"
+
+
+def check_place(target: str) -> None:
+    """Raise ReportFolderError if a report cannot be written to this path; a bucket is not asked."""
+    if target and not target.startswith("s3://") and not Path(target).absolute().parent.is_dir():
+        raise ReportFolderError(str(Path(target).absolute().parent))
+
+
+def write(to: Systems, target: str, rows: list[Row]) -> None:
+    """Write the report of these rows to a path or s3://bucket/key, in place of an older one; "" means nowhere."""
+    if not target:
+        return
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    for row in rows:
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
+        outcome = (row["image_id"], row["status"], row["code"], row["reason"], row["virtual_size"], row["new_size"])
+        lines.writerow((row["number"], row["request"]["name"], *outcome, seconds))
+    body = text.getvalue().encode()
+    if target.startswith("s3://"):
+        address, _, name = target.rpartition("/")
+        store.open_store(address, to.settings).put(name, [body], len(body))
+        return
+    part = Path(f"{target}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(body)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def finish(to: Systems, batch: str) -> dict[str, Any]:
+    """Write the report, and return what there is to tell of a batch, as small JSON."""
+    row = batches.get(to.catalog, batch)
+    rows = batches.rows(to.catalog, batch)
+    write(to, row["report"], rows)
+    statuses = [found["status"] for found in rows]
+    return {
+        "batch": batch,
+        "rows": len(rows),
+        "done": statuses.count("done"),
+        "left": statuses.count("queued") + statuses.count("running"),
+        **failures(rows),
+        "virtual_size": sum(found["virtual_size"] or 0 for found in rows),
+        "new_size": sum(found["new_size"] or 0 for found in rows),
+        "report": row["report"],
+    }
+
+
+def failures(rows: list[Row]) -> dict[str, Any]:
+    """How many rows failed, and how many of them for each code."""
+    codes = [row["code"] for row in rows if row["status"] == "failed"]
+    return {"failed": len(codes), "failures": {code: codes.count(code) for code in sorted(set(codes))}}
