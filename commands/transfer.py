@@ -39,8 +39,10 @@ def add_commands(commands: Any) -> None:
 
     parser = commands.add_parser("export", help="write an image to a file, with its SHA-256 beside it")
     parser.add_argument("image", help="an id, an unambiguous prefix of one, or a name")
-    parser.add_argument("target", help="a path or s3://bucket/key, which must not exist")
-    parser.add_argument("--format", choices=exporting.FORMATS, default="qcow2")
+    parser.add_argument(
+        "target", help="a path or s3://bucket/key, which must not exist; a full-server image takes .ova"
+    )
+    parser.add_argument("--format", choices=exporting.FORMATS, default="", help="qcow2; of a full-server image vmdk")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=export)
 

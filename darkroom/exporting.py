@@ -1,4 +1,7 @@
-"""Export: an image goes out as a file of any format, to a path or a bucket, with its SHA-256 beside it."""
+"""Export: an image goes out as a file of any format, to a path or a bucket, with its SHA-256 beside it.
+
+A full-server image goes out as a folder with a file for each disk and an OVF, or as one OVA.
+"""
 
 import hashlib
 import os
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from darkroom import qemu, rawdisk, reading, store
+from darkroom import package, qemu, rawdisk, reading, store
 from darkroom.catalog import Row, images
 from darkroom.errors import ConflictError, MissingError, RefusedError
 from darkroom.model import MiB
@@ -15,7 +18,6 @@ from darkroom.systems import Systems
 
 FORMATS = ("qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi")
 _PIECE = 4 * MiB
-_ZEROS = memoryview(bytes(_PIECE))
 
 Progress = Callable[[int, int], None]
 
@@ -46,20 +48,29 @@ class ExportFormatError(RefusedError):
 def export(to: Systems, image: str, target: str, format: str, progress: Progress) -> dict[str, Any]:
     """Write an active image to `target`, a path or s3://bucket/key, and its SHA-256 to `target`.sha256.
 
-    The file appears under its name only when it is whole. Raises NotReadableError, TargetExistsError,
+    A full-server image becomes a folder, or an OVA if `target` ends so; `format` "" is vmdk then, else qcow2.
+    It appears under its name only when it is whole. Raises NotReadableError, TargetExistsError,
     TargetFolderError, ExportFormatError, and DamagedError where the store's bytes are not what was written.
     """
-    if format not in FORMATS:
-        raise ExportFormatError(format, " ".join(FORMATS), format)
     row = images.get(to.catalog, image)
     reading.require_active(row)
+    full = row["type"] == "full"
+    format = format or ("vmdk" if full else "qcow2")
+    if format not in FORMATS:
+        raise ExportFormatError(format, " ".join(FORMATS), format)
+    if full and target.endswith(".ova") and format != "vmdk":
+        raise ExportFormatError(target, "vmdk in an OVA", format)
     if target.startswith("s3://"):
+        if full and not target.endswith(".ova"):
+            raise ExportFormatError(target, "a name that ends in .ova for a full-server image in a bucket", target)
         return _export_to_bucket(to, row, target, format, progress)
     path = Path(target).absolute()
     if path.exists():
         raise TargetExistsError(str(path))
     if not path.parent.is_dir():
         raise TargetFolderError(str(path.parent))
+    if full and not target.endswith(".ova"):
+        return _export_to_folder(to, row, path, format, progress)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         digest = _write(to, row, part, format, progress)
@@ -72,6 +83,20 @@ def export(to: Systems, image: str, target: str, format: str, progress: Progress
         part.unlink(missing_ok=True)
     path.with_name(path.name + ".sha256").write_text(f"{digest}  {path.name}\n")
     return _result(row, str(path), format, path.stat().st_size, digest)
+
+
+def _export_to_folder(to: Systems, row: Row, path: Path, format: str, progress: Progress) -> dict[str, Any]:
+    with package.folder_of(to, row, path.parent, format, progress) as made:
+        for file in sorted(made.folder.iterdir()):
+            if file != made.manifest:
+                file.with_name(file.name + ".sha256").write_text(f"{made.digests[file.name]}  {file.name}\n")
+        size = sum(file.stat().st_size for file in made.folder.iterdir())
+        digest = hashlib.sha256(made.manifest.read_bytes()).hexdigest()
+        try:
+            made.folder.rename(path)
+        except OSError:
+            raise TargetExistsError(str(path)) from None
+    return _result(row, str(path), format, size, digest)
 
 
 def _export_to_bucket(to: Systems, row: Row, target: str, format: str, progress: Progress) -> dict[str, Any]:
@@ -94,21 +119,14 @@ def _export_to_bucket(to: Systems, row: Row, target: str, format: str, progress:
 
 
 def _write(to: Systems, row: Row, path: Path, format: str, progress: Progress) -> str:
-    with reading.open_disk(to, row) as reader:
-        qemu.convert(reader, path, format, progress=progress)
+    if row["type"] == "full":
+        package.write_ova(to, row, path, progress)
+    else:
+        with reading.open_disk(to, row) as reader:
+            qemu.convert(reader, path, format, progress=progress)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-        return _sha256(rawdisk.RawDisk(file.fileno(), path.name))
-
-
-def _sha256(file: rawdisk.RawDisk) -> str:
-    """The digest of a file, whose holes are not read: a page of zeros costs more to read than to digest."""
-    digest = hashlib.sha256()
-    for extent in file.extents(0, file.size):
-        for start in range(extent.start, extent.end, _PIECE):
-            length = min(_PIECE, extent.end - start)
-            digest.update(_ZEROS[:length] if extent.zero else file.read(start, length))
-    return digest.hexdigest()
+    return rawdisk.sha256(path)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

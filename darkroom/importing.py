@@ -28,6 +28,14 @@ class MinimumDiskError(RefusedError):
     default_remedy = "give a larger --min-disk, or none"
 
 
+class ManyDisksError(RefusedError):
+    """A source with more than one disk, of which a data image was asked for."""
+
+    code = "many-disks"
+    what = "the source holds more than one disk, and a data image has one"
+    default_remedy = "import it without --type data, as a full-server image"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImportRequest:
     """What a user asks for. Sizes: `min_disk` in GiB, `min_ram` and `max_ram` in MiB; 0 and "" mean not given."""
@@ -103,19 +111,32 @@ def existing(to: Systems, request: ImportRequest) -> Row | None:
 
 
 def validate(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
-    """Refuse a source that is not safe, not what it claims to be, or too large; before QEMU sees it."""
+    """Refuse a source that is not safe, not what it claims to be, or too large; before QEMU sees it.
+
+    A source of several disks makes a full-server image.
+    """
     with creation.step(to, image) as row, _source(to, row, progress) as source:
-        declared = row["request"]["format"] or source.hint
-        found = formats.inspect(source.reader, declared, source.name, to.settings.limits)
+        if source.further and row["request"]["type"] == "data":
+            raise ManyDisksError(source.name, "one disk", f"{len(source.disks)}")
+        found = [_inspect(to, row, disk) for disk in source.disks]
         minimum = row["request"]["min_disk"]
-        if minimum and minimum * GiB < found.virtual_size:
-            raise MinimumDiskError(source.name, f"{-(-found.virtual_size // GiB)} GiB", f"{minimum} GiB")
-        properties = {**row["properties"], "source": {"subformat": found.subformat, **found.details}}
+        if minimum and minimum * GiB < found[0].virtual_size:
+            raise MinimumDiskError(source.name, f"{-(-found[0].virtual_size // GiB)} GiB", f"{minimum} GiB")
+        told: dict[str, Any] = {"subformat": found[0].subformat, **found[0].details}
+        if source.properties:
+            told["ovf"] = source.properties
+        columns = {"source_format": found[0].format, "properties": {**row["properties"], "source": told}}
+        kind = "full" if source.further else row["request"]["type"]
         with to.catalog.transaction() as connection:
             uploads.renew_lease(connection, row["id"])
-            images.update(connection, row["id"], source_format=found.format, properties=properties)
-            creation.add_disks(connection, row["id"], [found.virtual_size])
-    return {"source_format": found.format, "virtual_size": found.virtual_size, "subformat": found.subformat}
+            images.update(connection, row["id"], type=kind, **columns)
+            creation.add_disks(connection, row["id"], [disk.virtual_size for disk in found])
+    sizes = [disk.virtual_size for disk in found]
+    return {"source_format": found[0].format, "virtual_size": sum(sizes), "subformat": found[0].subformat}
+
+
+def _inspect(to: Systems, row: Row, disk: sources.Source) -> formats.Inspection:
+    return formats.inspect(disk.reader, row["request"]["format"] or disk.hint, disk.name, to.settings.limits)
 
 
 def verify_digest(to: Systems, image: str, progress: Progress) -> dict[str, str]:
@@ -126,21 +147,26 @@ def verify_digest(to: Systems, image: str, progress: Progress) -> dict[str, str]
     return {"digest": row["request"]["digest"]}
 
 
-def probe(to: Systems, image: str) -> dict[str, Any]:
-    """Open the source as a raw view of its disk, confined; record what the partition table shows."""
-    with creation.step(to, image) as row, _disk(to, row) as reader:
-        table = dataclasses.asdict(partitions.partitions(reader))
-        with to.catalog.transaction() as connection:
-            connection.execute(
-                "UPDATE disks SET partitions = %s WHERE image_id = %s AND number = 0", (Jsonb(table), row["id"])
-            )
-    return {"scheme": table["scheme"], "esp": table["esp"], "partitions": len(table["entries"])}
+def probe(to: Systems, image: str) -> list[dict[str, Any]]:
+    """Open each disk of the source as a raw view, confined; record what its partition table shows."""
+    found = []
+    with creation.step(to, image) as row:
+        for disk in images.disks(to.catalog, row["id"]):
+            with _disk(to, row, disk["number"]) as reader:
+                table = dataclasses.asdict(partitions.partitions(reader))
+            with to.catalog.transaction() as connection:
+                connection.execute(
+                    "UPDATE disks SET partitions = %s WHERE image_id = %s AND number = %s",
+                    (Jsonb(table), row["id"], disk["number"]),
+                )
+            found.append({"scheme": table["scheme"], "esp": table["esp"], "partitions": len(table["entries"])})
+    return found
 
 
 def upload_disk(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
     """The pass: all chunks into packs, then the manifest; raises SourceChangedError."""
     with creation.step(to, image) as row:
-        return creation.upload_disks(to, row, lambda _: _disk(to, row), progress)
+        return creation.upload_disks(to, row, lambda number: _disk(to, row, number), progress)
 
 
 @contextmanager
@@ -152,11 +178,11 @@ def _source(to: Systems, row: Row, progress: Progress) -> Iterator[sources.Sourc
 
 
 @contextmanager
-def _disk(to: Systems, row: Row) -> Iterator[Reader]:
-    """The guest-visible bytes of the source's disk; raises SourceChangedError at the end if they were others."""
+def _disk(to: Systems, row: Row, number: int) -> Iterator[Reader]:
+    """The guest-visible bytes of a disk of the source; raises SourceChangedError at the end if they were others."""
     with _source(to, row, _quiet) as source:
-        found = formats.inspect(source.reader, row["source_format"], source.name, to.settings.limits)
-        with rawview.open_disk(source, found, creation.spool(to, row)) as reader:
+        disk = source.disks[number]
+        with rawview.open_disk(disk, _inspect(to, row, disk), creation.spool(to, row)) as reader:
             yield reader
             source.check_unchanged()
 

@@ -23,7 +23,12 @@ from darkroom.sources import Source
 DRIVERS = {name: name for name in ("raw", "qcow2", "qcow", "qed", "vmdk", "vhdx", "vdi")} | {"vhd": "vpc"}
 """Our names of formats, and QEMU's."""
 
-_OUTPUT_OPTIONS = {"vhd": "subformat=dynamic,force_size=on", "vmdk": "subformat=monolithicSparse"}
+_OUTPUT_OPTIONS = {
+    "vhd": "subformat=dynamic,force_size=on",
+    "vmdk": "subformat=monolithicSparse",
+    "stream": "subformat=streamOptimized",
+}
+"""`stream` is a VMDK that is written once, from front to back, compressed: what an OVA is made of."""
 _READY = 20.0
 _POLL = 0.005
 _ENDING = 2.0
@@ -167,7 +172,7 @@ def _convert_beside(reader: Reader, path: Path, format: str, progress: Progress)
 def _convert(serving: server.NbdServer, output: Path, format: str, size: int, progress: Progress) -> None:
     source = f"driver=nbd,server.type=unix,server.path={serving.path}"
     options = ["-o", _OUTPUT_OPTIONS[format]] if format in _OUTPUT_OPTIONS else []
-    arguments = ["qemu-img", "convert", "-p", "-m", "16", "--image-opts", "-O", DRIVERS[format], *options]
+    arguments = ["qemu-img", "convert", "-p", "-m", "16", "--image-opts", "-O", DRIVERS.get(format, "vmdk"), *options]
     confined = sandbox.running(
         [*arguments, source, str(output)],
         read=[serving.path.parent],

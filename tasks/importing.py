@@ -33,8 +33,8 @@ def verify_digest(image: str, blocks: Blocks) -> dict[str, str]:
 
 
 @task(name="convert", **POLICY)
-def convert(image: str, blocks: Blocks) -> dict[str, Any]:
-    """Open the source as a raw view of its disk, confined."""
+def convert(image: str, blocks: Blocks) -> list[dict[str, Any]]:
+    """Open each disk of the source as a raw view, confined."""
     with opened(blocks) as systems:
         return importing.probe(systems, image)
 

@@ -1,11 +1,12 @@
 """The sidecar: what only the catalog knows of an image lies in the store too, always as it is now."""
 
+import dataclasses
 import json
 from uuid import UUID
 
 import pytest
 
-from darkroom import crypto, importing, rekeying, sidecar
+from darkroom import creation, crypto, rekeying, sidecar
 from darkroom.catalog import Catalog, create_project, images
 from darkroom.errors import RefusedError, UnavailableError
 from tests import faults, operations
@@ -32,7 +33,7 @@ def test_an_active_image_has_one_with_all_that_is_known_of_it(to, raw_disk):
     assert found["project"] == "default"
     assert found["projects"] == {found["image"]["project_id"]: "default"}
     assert [wrap["key_name"] for wrap in found["wraps"]] == ["gold"]
-    key = importing.systems.data_key(to, images.get(to.catalog, image))
+    key = creation.systems.data_key(to, images.get(to.catalog, image))
     digest = bytes.fromhex(disk["manifest_digest"][2:])
     assert bytes.fromhex(disk["manifest_mac"][2:]) == crypto.manifest_mac(key, UUID(image), 0, digest)
     assert not {"refs", "leases", "runs"} & found.keys()
@@ -60,7 +61,7 @@ def test_a_change_that_cannot_be_written_down_is_not_made(to, raw_disk):
 
 def test_a_failed_import_leaves_none(to, raw_disk):
     image = operations.import_image(to, raw_disk, until="upload_disk")
-    importing.fail(to, image, RefusedError("x"))
+    creation.fail(to, image, RefusedError("x"))
 
     assert [key for key in operations.objects(to) if key.startswith("images/")] == []
 
@@ -70,7 +71,7 @@ def test_what_is_behind_or_missing_is_repaired_and_nothing_else(to, raw_disk, ca
     tag(to, one, "late", write=False)
     to.store.delete(sidecar.object_key(UUID(two)))
     with Catalog(catalog_url, None) as catalog:
-        operator = importing.dataclasses.replace(to, catalog=catalog)
+        operator = dataclasses.replace(to, catalog=catalog)
         repaired = [
             sidecar.repair(operator, [UUID(one), UUID(three)]),
             sidecar.repair(operator, map(UUID, (one, two, three))),

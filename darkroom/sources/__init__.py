@@ -102,6 +102,13 @@ class Source:
     """The bytes that a publisher's digest is of, where they are others than `reader`'s."""
     properties: dict[str, str] = field(default_factory=dict)
     """What an OVF tells of the server: name, os, firmware, manifest (verified or none)."""
+    further: tuple["Source", ...] = ()
+    """The other disks of an OVA, in order; this one is the first."""
+
+    @property
+    def disks(self) -> tuple["Source", ...]:
+        """The source of each disk, the system disk first."""
+        return (self, *self.further)
 
 
 def identify(url: str, settings: Settings) -> tuple[str, str]:

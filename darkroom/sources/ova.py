@@ -1,8 +1,8 @@
-"""An OVA: a tar of an OVF description, its disks and a manifest (DMTF DSP0243). Its one disk is taken in place."""
+"""An OVA: a tar of an OVF description, its disks and a manifest (DMTF DSP0243). Its disks are taken in place."""
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -26,14 +26,6 @@ class OvaInvalidError(RefusedError):
     code = "ova-invalid"
     what = "the OVA is not valid"
     default_remedy = "export it again, or unpack it and import its disk"
-
-
-class OvaManyDisksError(RefusedError):
-    """An OVA with more than one disk."""
-
-    code = "ova-many-disks"
-    what = "the OVA holds more than one disk"
-    default_remedy = "unpack it with tar and import each disk; full-server images are to come"
 
 
 class OvaDigestError(RefusedError):
@@ -64,7 +56,7 @@ class SliceReader:
 
 
 def opened(source: Source, folder: Path, progress: Progress) -> Source:
-    """The source itself, or the one disk of the OVA that it is; raises the errors of this module.
+    """The source itself, or the disks of the OVA that it is; raises the errors of this module.
 
     That the members are as the manifest says is noted in `folder`, so that it is checked once for an identity.
     """
@@ -78,15 +70,19 @@ def opened(source: Source, folder: Path, progress: Progress) -> Source:
         raise OvaInvalidError(source.name, f"a tar archive of at most {_MAX_MEMBERS} plain files", str(error)) from None
     descriptor = _only(source, members, ".ovf")
     root = _parse(source, _text(source, descriptor))
-    disk = _disk(source, root, members)
-    properties = _properties(root) | {"manifest": _verified(source, members, (descriptor, disk), folder, progress)}
+    disks = _disks(source, root, members)
+    properties = _properties(root) | {"manifest": _verified(source, members, (descriptor, *disks), folder, progress)}
+    first, *further = (replace(_member(source, disk), properties=properties) for disk in disks)
+    return replace(first, further=tuple(further))
+
+
+def _member(source: Source, disk: tar.Member) -> Source:
+    """The bytes of a disk in place."""
     hint = hint_of(disk.name) or "vmdk"
     if source.fd is None:
-        reader: Reader = SliceReader(source.reader, disk.offset, disk.size)
-        return replace(source, name=disk.name, reader=reader, hint=hint, properties=properties)
+        return replace(source, name=disk.name, reader=SliceReader(source.reader, disk.offset, disk.size), hint=hint)
     local = RawDisk(source.fd, disk.name, disk.offset, disk.size)
-    place = (disk.offset, disk.size)
-    return replace(source, name=disk.name, reader=local, fd_range=place, hint=hint, properties=properties)
+    return replace(source, name=disk.name, reader=local, fd_range=(disk.offset, disk.size), hint=hint)
 
 
 def _only(source: Source, members: dict[str, tar.Member], suffix: str) -> tar.Member:
@@ -127,15 +123,42 @@ def _attribute(element: ElementTree.Element, name: str) -> str:
     return element.get(f"{element.tag.rpartition('}')[0]}}}{name}") or element.get(name) or ""
 
 
-def _disk(source: Source, root: ElementTree.Element, members: dict[str, tar.Member]) -> tar.Member:
-    """The one disk, by the references of the OVF."""
-    disks = list(_find(root, "DiskSection/Disk"))
-    if len(disks) != 1:
-        kind = OvaManyDisksError if disks else OvaInvalidError
-        raise kind(source.name, "one disk", f"{len(disks)}")
-    if _attribute(disks[0], "parentRef"):
+def _disks(source: Source, root: ElementTree.Element, members: dict[str, tar.Member]) -> list[tar.Member]:
+    """The files of the disks, by the references of the OVF, as they are attached."""
+    disks = sorted(_find(root, "DiskSection/Disk"), key=_attachment(root))
+    if not disks:
+        raise OvaInvalidError(source.name, "a disk", "none")
+    found = [_file(source, root, members, disk) for disk in disks]
+    if len({member.offset for member in found}) < len(found):
+        raise OvaInvalidError(source.name, "a file for each disk", "one for several")
+    return found
+
+
+def _attachment(root: ElementTree.Element) -> Callable[[ElementTree.Element], tuple[int, int]]:
+    """What to order disks by: controllers as the description has them, then the place there.
+
+    Disks that the hardware does not mention come last, as they are listed.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    controllers: list[str] = []
+    for item in root.iterfind(".//{*}VirtualHardwareSection/{*}Item"):
+        fields = {child.tag.rpartition("}")[2]: (child.text or "").strip() for child in item}
+        host, parent, address = (fields.get(name, "") for name in ("HostResource", "Parent", "AddressOnParent"))
+        if "/disk/" in host:
+            if parent not in controllers:
+                controllers.append(parent)
+            place = int(address) if address.isdecimal() and len(address) < 10 else _MAX_MEMBERS
+            places.setdefault(host.rpartition("/disk/")[2], (controllers.index(parent), place))
+    return lambda disk: places.get(_attribute(disk, "diskId"), (_MAX_MEMBERS, 0))
+
+
+def _file(
+    source: Source, root: ElementTree.Element, members: dict[str, tar.Member], disk: ElementTree.Element
+) -> tar.Member:
+    """The file of a disk, by the references of the OVF."""
+    if _attribute(disk, "parentRef"):
         raise OvaInvalidError(source.name, "a disk of its own", "one with a parent")
-    reference = _attribute(disks[0], "fileRef")
+    reference = _attribute(disk, "fileRef")
     files = [file for file in _find(root, "References/File") if _attribute(file, "id") == reference]
     if len(files) != 1:
         raise OvaInvalidError(source.name, "one file of the disk", f"{len(files)}")

@@ -67,9 +67,12 @@ class ExportImage(Form):
 
     image: str = image()
     target: str = Field(
-        title="Target", description="A path on the worker or s3://bucket/key; it must not exist", min_length=1
+        title="Target",
+        description="A path on the worker or s3://bucket/key, which must not exist; of a full-server image a folder "
+        "is made, or one file if the name ends in .ova",
+        min_length=1,
     )
-    format: Literal["qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"] = Field(
-        "qcow2", title="Format", description="Of the file"
+    format: Literal["", "qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"] = Field(
+        "", title="Format", description="Of each file; empty: qcow2, of a full-server image vmdk"
     )
     blocks: SystemBlocks = blocks()
