@@ -127,6 +127,20 @@ def locked(connection: Connection, image: UUID) -> Row:
     return row
 
 
+def find_deleted(catalog: Catalog, reference: str) -> Row:
+    """The deleted image that `reference` names, by its name too; else the one that `find` finds.
+
+    Raises ImageMissingError, ImageAmbiguousError.
+    """
+    query = _SEEN + sql.SQL("WHERE i.name = %s AND i.status = 'deleted' ORDER BY i.deleted_at DESC LIMIT 2")
+    with catalog.transaction() as connection:
+        rows = connection.execute(query, (reference,)).fetchall()
+    if len(rows) > 1:
+        ids = " and ".join(str(row["id"]) for row in rows)
+        raise ImageAmbiguousError(reference, "one deleted image of this name", ids, "give its id")
+    return rows[0] if rows else find(catalog, reference)
+
+
 def unfinished(connection: Connection, name: str) -> Row | None:
     """The own image of this name, of any status in which it holds the name; locked until the transaction ends."""
     row = next((row for row in _by_name(connection, name) if row["own"]), None)

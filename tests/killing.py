@@ -1,0 +1,95 @@
+"""kill -9 of an operation before the n-th call of the database or the store, in processes that cost little to start."""
+
+import dataclasses
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from darkroom.catalog import Catalog
+from darkroom.settings import Settings
+from darkroom.systems import Systems, catalog_dsn, open_systems
+
+
+class Runner:
+    """Runs functions of `darkroom` in forked children of one process that has all of it loaded."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.killing"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def killed(self, function: str, *arguments: Any, step: int, operator: bool = False) -> bool:
+        """Run `module.function` with systems and arguments, to be killed before call `step`; whether it was."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps([function, arguments, step, operator]) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        assert code in (0, -signal.SIGKILL), f"{function} ended with {code}"
+        return code != 0
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+
+@contextmanager
+def runner() -> Iterator[Runner]:
+    found = Runner()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _serve() -> None:
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            os._exit(_run(*json.loads(line)))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def _run(function: str, arguments: list[Any], step: int, operator: bool) -> int:
+    module, _, name = function.rpartition(".")
+    try:
+        with open_systems(Settings()) as to:
+            if operator:
+                to = dataclasses.replace(to, catalog=Catalog(catalog_dsn(Settings()), None))
+            _kill_before(to, step)
+            getattr(importlib.import_module(f"darkroom.{module}"), name)(to, *arguments)
+    except Exception as error:
+        print(f"{function}: {error!r}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _kill_before(to: Systems, step: int) -> None:
+    """Kill this process before call number `step`: statements, commits, puts, gets, sizes, listings and deletes."""
+    calls = 0
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            if calls == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            calls += 1
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("put", "get", "size", "delete", "list"):
+        setattr(to.store, name, counted(getattr(to.store, name)))
+    psycopg.Connection.execute = counted(psycopg.Connection.execute)  # type: ignore[method-assign]
+    psycopg.Connection.commit = counted(psycopg.Connection.commit)  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    importlib.import_module("darkroom.deleting")
+    _serve()
