@@ -18,6 +18,10 @@ def add_commands(commands: Any) -> None:
     parser = group.add_parser("create", help="create a project")
     parser.add_argument("name")
     parser.set_defaults(run=create)
+    parser = group.add_parser("window", help="set for how long a project can restore what it deletes")
+    parser.add_argument("name")
+    parser.add_argument("days", type=int, choices=range(3651), metavar="DAYS", help="0 to 3650; 7 at first")
+    parser.set_defaults(run=window)
     parser = group.add_parser("list", help="list the projects, with their images and what they take in the store")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.set_defaults(run=list_)
@@ -27,6 +31,14 @@ def create(options: argparse.Namespace) -> int:
     """Create a project; prints its name."""
     with _operator() as operator:
         projects.create(operator, options.name)
+    print(options.name)
+    return 0
+
+
+def window(options: argparse.Namespace) -> int:
+    """Set the window; prints the project's name."""
+    with _operator() as operator:
+        projects.set_window(operator, options.name, options.days)
     print(options.name)
     return 0
 

@@ -35,6 +35,7 @@ def add_commands(commands: Any) -> None:
     parser.set_defaults(run=import_)
 
     parser = commands.add_parser("reap", help="kill images whose import was given up a day ago")
+    parser.add_argument("--all-projects", action="store_true", help="those of all projects; for the operator")
     parser.set_defaults(run=reap)
 
     parser = commands.add_parser("export", help="write an image to a file, with its SHA-256 beside it")
@@ -47,9 +48,9 @@ def add_commands(commands: Any) -> None:
     parser.set_defaults(run=export)
 
 
-def reap(_: argparse.Namespace) -> int:
+def reap(options: argparse.Namespace) -> int:
     """Kill images whose import was given up; prints their ids."""
-    for image in run_flow("reap_images", {}, Settings())["images"]:
+    for image in run_flow("reap_images", {"all_projects": options.all_projects}, Settings())["images"]:
         print(image)
     return 0
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 
-from darkroom import importing, lifecycle, rules, sidecar
+from darkroom import creation, lifecycle, rules, sidecar
 from darkroom.catalog import Connection, Row, images
 from darkroom.errors import ConflictError, MissingError
 from darkroom.systems import Systems
@@ -43,9 +43,9 @@ def delete(to: Systems, reference: str) -> dict[str, Any]:
 
     Deleting it twice is deleting it once. Raises ImageMissingError, UnfinishedError, ProtectedError, StatusError.
     """
-    image = images.find(to.catalog, reference)["id"]
+    image = images.find_own(to.catalog, reference)["id"]
     with to.catalog.transaction() as connection:
-        row = _locked(connection, image)
+        row = images.locked(connection, image)
         if row["status"] in lifecycle.UNFINISHED:
             raise UnfinishedError(str(image), "", f"status {row['status']}")
         if row["status"] != "deleted":
@@ -56,7 +56,7 @@ def delete(to: Systems, reference: str) -> dict[str, Any]:
             images.move(connection, image, "deleted", deleted_from=row["status"], **(times or {}))
             images.record_event(connection, "delete", image, "done")
             sidecar.write(to, connection, image)
-            row = _locked(connection, image)
+            row = images.locked(connection, image)
     return {**_named(row), "outcome": "deleted", "purge_after": row["purge_after"].isoformat()}
 
 
@@ -69,7 +69,7 @@ def restore(to: Systems, reference: str, name: str = "") -> dict[str, Any]:
         rules.check_name(name)
     image = images.find_deleted(to.catalog, reference)["id"]
     with to.catalog.transaction() as connection:
-        row = _locked(connection, image)
+        row = images.locked(connection, image)
         if row["purged_at"]:
             raise PurgedError(str(image))
         if row["status"] == "deleted":
@@ -101,11 +101,11 @@ def _purge(to: Systems, row: Row) -> dict[str, Any]:
         held = _let_go(to, connection, row["id"])
     if held:
         return {**_named(row), "outcome": "held"}
-    importing.remove_rest(to, row)
+    creation.remove_rest(to, row)
     with to.catalog.transaction() as connection:
         if connection.execute("SELECT FROM images WHERE id = %s FOR UPDATE", (row["id"],)).rowcount:
             images.record_event(connection, "purge", row["id"], "done")
-            connection.execute("DELETE FROM images WHERE id = %s", (row["id"],))
+            connection.execute("SELECT remove_image(%s)", (row["id"],))
     return {**_named(row), "outcome": "purged"}
 
 
@@ -129,21 +129,21 @@ def cancel(to: Systems, reference: str) -> dict[str, Any]:
 
     That process loses its lease with this, so that no later write of it counts. Raises ImageMissingError, StatusError.
     """
-    image = images.find(to.catalog, reference)["id"]
+    image = images.find_own(to.catalog, reference)["id"]
     with to.catalog.transaction() as connection:
         # The lease before the row, in the order in which an upload locks them.
         connection.execute("SELECT FROM leases WHERE image_id = %s FOR UPDATE", (image,))
-        row = _locked(connection, image)
+        row = images.locked(connection, image)
         if (row["failure"] or {}).get("code") != "cancelled":
-            importing.kill(connection, image, {"code": "cancelled", "message": "cancelled by a user"})
+            creation.kill(connection, row, {"code": "cancelled", "message": "cancelled by a user"})
             images.record_event(connection, "cancel", image, "done")
-    importing.remove_rest(to, row)
+    creation.remove_rest(to, row)
     return {**_named(row), "outcome": "cancelled"}
 
 
 def _let_go(to: Systems, connection: Connection, image: UUID) -> bool:
     """The step of a purge behind which there is no way back: no wrap, no sidecar, no reference. Whether it is held."""
-    row = _locked(connection, image)
+    row = images.locked(connection, image)
     if row["status"] not in ("deleted", "killed"):
         raise images.StatusError(str(image), "status deleted", f"status {row['status']}", "delete it first")
     # Behind the lock of the row, which a new hold waits for.
@@ -157,14 +157,6 @@ def _let_go(to: Systems, connection: Connection, image: UUID) -> bool:
         images.record_event(connection, "purge", image, "started")
         to.store.delete(sidecar.object_key(image))  # it has the wraps too
     return False
-
-
-def _locked(connection: Connection, image: UUID) -> Row:
-    """The image as it is now, for this transaction alone."""
-    row = connection.execute("SELECT * FROM images WHERE id = %s FOR UPDATE", (image,)).fetchone()
-    if row is None:
-        raise images.ImageMissingError(str(image))
-    return row
 
 
 def _named(row: Row) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Projects: who owns images. Only the operator, who holds the DSN of the schema's owner, makes them."""
 
 from darkroom import rules
-from darkroom.catalog import Catalog, Row, create_project
+from darkroom.catalog import Catalog, ProjectMissingError, Row, create_project
 from darkroom.errors import ConflictError
 
 
@@ -23,6 +23,19 @@ def create(operator: Catalog, name: str) -> None:
             """INSERT INTO events (project_id, operation, outcome)
             SELECT id, 'create-project', 'done' FROM projects WHERE name = %s""",
             (name,),
+        )
+
+
+def set_window(operator: Catalog, name: str, days: int) -> None:
+    """Keep images that the project deletes from now on restorable for so many days; raises ProjectMissingError."""
+    with operator.transaction() as connection:
+        query = "UPDATE projects SET restore_window = make_interval(days => %s) WHERE name = %s"
+        if not connection.execute(query, (days, name)).rowcount:
+            raise ProjectMissingError(name)
+        connection.execute(
+            """INSERT INTO events (project_id, operation, outcome, reason)
+            SELECT id, 'set-window', 'done', %s FROM projects WHERE name = %s""",
+            (f"{days} days", name),
         )
 
 

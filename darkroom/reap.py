@@ -10,8 +10,9 @@ _DAY = 24 * 3600.0
 
 
 def reap(to: Systems) -> dict[str, Any]:
-    """Kill every image of the project whose lease ran out more than a day ago; remove what killed writers left.
+    """Kill every image whose lease ran out more than a day ago; remove what killed writers left.
 
+    Those of the project, or for the operator of all projects.
     Returns the ids of the images and the number of files or uploads that were removed from the store.
     """
     killed = []

@@ -33,7 +33,8 @@ def write(to: Systems, connection: Connection, image: UUID) -> None:
     """Write the sidecar as `connection` sees the image: the last call in a transaction that changed what it says.
 
     So no change is acknowledged that a rebuilt catalog would not know, such as the end of a share. Raises what the
-    store raises, and then the change is undone with the transaction. For owners, members and the operator.
+    store raises, and then the change is undone with the transaction. For a member's transaction it does nothing: what
+    the member answered is written by the next collection.
     """
     row = connection.execute("SELECT sidecar(%s) AS record", (image,)).fetchone()
     if row and row["record"]:

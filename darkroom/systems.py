@@ -38,9 +38,13 @@ def open_systems(
     object_store: Store | None = None,
     key_manager: KeyManager | None = None,
     catalog_url: str = "",
+    operator: bool = False,
 ) -> Iterator[Systems]:
-    """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one."""
-    with Catalog(catalog_url or catalog_dsn(settings), settings.project) as catalog:
+    """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one.
+
+    The `operator` sees all projects' rows; that takes the DSN of the schema's owner.
+    """
+    with Catalog(catalog_url or catalog_dsn(settings), None if operator else settings.project) as catalog:
         opened = (object_store or open_object_store(settings), key_manager or open_key_manager(settings))
         yield Systems(catalog, *opened, replace(settings, project=catalog.project or ""))
 

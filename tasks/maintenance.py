@@ -10,7 +10,7 @@ from tasks.systems import Blocks, opened
 
 
 @task(name="reap", **POLICY)
-def reap(blocks: Blocks) -> dict[str, Any]:
+def reap(all_projects: bool, blocks: Blocks) -> dict[str, Any]:
     """Make final what nobody goes on with."""
-    with opened(blocks) as systems:
+    with opened(blocks, operator=all_projects) as systems:
         return reaping.reap(systems)

@@ -29,8 +29,8 @@ class Blocks:
 
 
 @contextmanager
-def opened(blocks: Blocks) -> Iterator[Systems]:
-    """Open the systems for a step."""
+def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
+    """Open the systems for a step; for the operator's with the rows of all projects."""
     settings = Settings()
     if blocks.project:
         project = _load(Project, blocks.project)
@@ -41,6 +41,7 @@ def opened(blocks: Blocks) -> Iterator[Systems]:
         object_store=_load(ObjectStore, blocks.object_store).open() if blocks.object_store else None,
         key_manager=_load(KeyManager, blocks.key_manager).open() if blocks.key_manager else None,
         catalog_url=_load(CatalogDatabase, blocks.catalog).open() if blocks.catalog else "",
+        operator=operator,
     ) as found:
         yield found
 

@@ -163,3 +163,19 @@ def test_a_killed_command_run_again_finishes(darkroom, tmp_path, seconds, home):
     darkroom("export", "x", tmp_path / "out.raw", "--format", "raw")
     assert (tmp_path / "out.raw").read_bytes() == disk.read_bytes()
     assert [row["id"] for row in json.loads(darkroom("list", "--json").stdout)] == [result["image"]]
+
+
+def test_delete_restore_purge_and_their_results(darkroom, raw_disk):
+    ids = [darkroom("import", raw_disk, "--name", name).stdout.strip() for name in ("a", "b")]
+
+    done = darkroom("delete", "a", "nowhere", "b", code=1)
+    assert done.stdout.split() == ids
+    assert "a: deleted; it can be restored until 2" in done.stderr
+    assert "image-not-found: nowhere" in done.stderr
+    assert darkroom("delete", "nowhere", code=4).stdout == ""
+    assert darkroom("restore", "a", "--name", "c").stdout.strip() == ids[0]
+    assert [row["name"] for row in json.loads(darkroom("list", "--json").stdout)] == ["c"]
+    assert json.loads(darkroom("purge", "b", "--json").stdout)[0]["outcome"] == "purged"
+    assert darkroom("purge").stdout == ""
+    assert darkroom("restore", "b", code=4).stdout == ""
+    assert darkroom("cancel", "c", code=5).stderr.startswith("darkroom: status: ")

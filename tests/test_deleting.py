@@ -8,11 +8,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from darkroom import check, deleting, importing, sidecar
+from darkroom import check, creation, deleting, sidecar
 from darkroom.catalog import Catalog, create_project, images
 from darkroom.errors import MissingError
 from darkroom.reading import NotReadableError
 from tests import killing, operations
+from tests.conftest import make_disk
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def rows(to, query, *values):
 
 
 def without_times(row):
-    return {name: value for name, value in row.items() if name != "updated_at"}
+    return {name: value for name, value in row.items() if name not in ("updated_at", "version")}
 
 
 def end_window(operator, image):
@@ -140,7 +141,7 @@ def test_nothing_of_a_purged_image_is_left_but_its_log(to, image, catalog_url):
 
 def test_once_its_wraps_are_gone_an_image_is_not_restored(to, image, monkeypatch):
     deleting.delete(to, image)
-    monkeypatch.setattr(importing, "remove_rest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(creation, "remove_rest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         deleting.purge(to, image)
 
@@ -169,6 +170,15 @@ def test_a_held_image_is_kept_until_the_hold_goes(to, image, operator):
     assert [found["outcome"] for found in deleting.purge_due(operator)["images"]] == ["purged"]
 
 
+def test_a_protected_image_is_not_deleted(to, image):
+    with to.catalog.transaction() as connection:
+        images.update(connection, UUID(image), protected=True)
+    with pytest.raises(deleting.ProtectedError, match="--protect off"):
+        deleting.delete(to, image)
+
+    assert images.get(to.catalog, image)["status"] == "active"
+
+
 def test_images_that_share_chunks_are_untouched(to, image, raw_disk, catalog_url):
     other = operations.import_image(to, raw_disk, name="two", key="gold")
     deleting.delete(to, image)
@@ -188,17 +198,16 @@ def test_another_projects_image_does_not_exist(to, image, operator, catalog_url)
             with pytest.raises(images.ImageMissingError):
                 operation(stranger, image)
         with catalog.transaction() as connection:
-            connection.execute("SELECT destroy_wraps(%s)", (image,))
-            assert connection.execute("DELETE FROM images").rowcount == 0
+            connection.execute("SELECT destroy_wraps(%s), remove_image(%s)", (image, image))
 
     assert len(rows(to, "SELECT * FROM wraps")) == 1
 
 
 def test_a_project_cannot_remove_the_row_of_an_image_that_is_not_purged(to, image):
     with to.catalog.transaction() as connection:
-        assert connection.execute("DELETE FROM images").rowcount == 0
-        connection.execute("SELECT destroy_wraps(%s)", (image,))
+        connection.execute("SELECT destroy_wraps(%s), remove_image(%s)", (image, image))
 
+    assert images.get(to.catalog, image)["status"] == "active"
     assert len(rows(to, "SELECT * FROM wraps")) == 1
 
 
@@ -233,6 +242,7 @@ from darkroom import packs
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 from tests import killing, operations
+from tests.conftest import make_disk
 packs.TARGET_SIZE = 1 << 20
 with open_systems(Settings()) as to:
     real = to.store.put
@@ -273,13 +283,14 @@ def test_deleting_twice_or_at_once_is_deleting_once(to, image):
 
 
 @pytest.mark.parametrize("operation", ["delete", "restore", "purge", "cancel"])
-def test_killed_before_any_call_and_run_again_it_is_done(to, raw_disk, operation):
+def test_killed_before_any_call_and_run_again_it_is_done(to, tmp_path, operation):
     """Before each call of the database and of the store in turn, until one run gets through."""
+    disk = make_disk(tmp_path / "small.raw", size=2 << 20)
     expected = {"delete": "deleted", "restore": "active", "purge": None, "cancel": "killed"}[operation]
     with killing.runner() as runner:
         for step in range(100):
             until = "upload_disk" if operation == "cancel" else ""
-            image = operations.import_image(to, raw_disk, name=f"n{step}", key="gold", until=until)
+            image = operations.import_image(to, disk, name=f"n{step}", key="gold", until=until)
             if operation in ("restore", "purge"):
                 deleting.delete(to, image)
             if not runner.killed(f"deleting.{operation}", image, step=step):

@@ -9,12 +9,26 @@ from pydantic import ValidationError
 
 from darkroom import rules
 from darkroom.errors import DarkroomError
+from flows.cancel_image import cancel_image
+from flows.delete_images import delete_images
 from flows.export_image import export_image
 from flows.import_image import import_image
 from flows.migrate_images import migrate_images
 from flows.parameters.transfer import ExportImage, ImportImage
+from flows.purge_images import purge_images
+from flows.reap_images import reap_images
+from flows.restore_image import restore_image
 
-FLOWS = [import_image, export_image, migrate_images]
+FLOWS = [
+    import_image,
+    export_image,
+    migrate_images,
+    delete_images,
+    restore_image,
+    purge_images,
+    cancel_image,
+    reap_images,
+]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
 
 
@@ -49,6 +63,11 @@ def test_only_what_has_no_sensible_default_is_required(flow):
     assert required in (
         {"ImportImage": ["source", "name"], "SystemBlocks": []},
         {"ExportImage": ["image", "target"], "SystemBlocks": []},
+        {"DeleteImages": ["images"], "SystemBlocks": []},
+        {"RestoreImage": ["image"], "SystemBlocks": []},
+        {"PurgeImages": [], "SystemBlocks": []},
+        {"CancelImage": ["image"], "SystemBlocks": []},
+        {"ReapImages": [], "SystemBlocks": []},
         {"MigrateImages": ["source"], "SystemBlocks": []},
     )
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from darkroom import creation, crypto, rekeying, sidecar
+from darkroom import creation, crypto, rekeying, sidecar, systems
 from darkroom.catalog import Catalog, create_project, images
 from darkroom.errors import RefusedError, UnavailableError
 from tests import faults, operations
@@ -33,7 +33,7 @@ def test_an_active_image_has_one_with_all_that_is_known_of_it(to, raw_disk):
     assert found["project"] == "default"
     assert found["projects"] == {found["image"]["project_id"]: "default"}
     assert [wrap["key_name"] for wrap in found["wraps"]] == ["gold"]
-    key = creation.systems.data_key(to, images.get(to.catalog, image))
+    key = systems.data_key(to, images.get(to.catalog, image))
     digest = bytes.fromhex(disk["manifest_digest"][2:])
     assert bytes.fromhex(disk["manifest_mac"][2:]) == crypto.manifest_mac(key, UUID(image), 0, digest)
     assert not {"refs", "leases", "runs"} & found.keys()

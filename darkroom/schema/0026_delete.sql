@@ -9,18 +9,25 @@ ALTER TABLE images
     ADD COLUMN purged_at timestamptz;                   -- its wraps and references are gone; it cannot be restored
 CREATE INDEX images_deleted ON images (purge_after) WHERE status = 'deleted';
 
-GRANT DELETE ON images TO darkroom_project;
-CREATE POLICY purged ON images AS RESTRICTIVE FOR DELETE USING (purged_at IS NOT NULL OR status = 'killed');
-
--- The end of all wraps of an image that its owner purges, also of those that are other projects'.
-CREATE FUNCTION destroy_wraps(image uuid) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = darkroom
-    BEGIN ATOMIC
-        DELETE FROM wraps w USING images i JOIN projects p ON p.id = i.project_id
-        WHERE w.image_id = image AND i.id = image AND i.status IN ('deleted', 'killed')
-            AND (p.role_name = caller() OR NOT EXISTS (SELECT FROM projects WHERE role_name = caller()));
-    END;
-REVOKE EXECUTE ON FUNCTION destroy_wraps FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION destroy_wraps TO darkroom_project;
+-- The end of all that the data key of an image is wrapped or sealed for, when its owner purges it: its members too.
+CREATE FUNCTION destroy_wraps(image uuid) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = darkroom, pg_temp AS $$
+BEGIN
+    IF (owns(image) OR is_operator()) AND EXISTS (SELECT FROM images WHERE id = image AND status IN ('deleted', 'killed')) THEN
+        DELETE FROM members WHERE image_id = image;
+        DELETE FROM wraps WHERE image_id = image;
+    END IF;
+END $$;
+-- The last step of a purge, the only way in which a project removes the row of an image. Whether there was one.
+CREATE FUNCTION remove_image(image uuid) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = darkroom, pg_temp AS $$
+BEGIN
+    DELETE FROM images WHERE id = image AND purged_at IS NOT NULL AND status IN ('deleted', 'killed')
+        AND (owns(image) OR is_operator());
+    RETURN FOUND;
+END $$;
+REVOKE EXECUTE ON FUNCTION destroy_wraps, remove_image FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION destroy_wraps, remove_image TO darkroom_project, darkroom_operator;
 
 -- The operator is no project: what it does to an image is in the log of the image's project, the rest in no project's.
 ALTER TABLE events ALTER COLUMN project_id DROP NOT NULL;
@@ -30,3 +37,21 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER name_project BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION name_project();
+
+-- A sidecar is written by the image's owner and the operator: it tells who else is a member. (0025 told it to members.)
+CREATE OR REPLACE FUNCTION sidecar(image uuid) RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = darkroom, pg_temp AS $$
+DECLARE
+    found jsonb;
+BEGIN
+    IF NOT (owns(image) OR is_operator()) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('sidecar ' || image, 0));
+    found := image_record(image);
+    INSERT INTO sidecars SELECT image, sha256(convert_to(found::text, 'UTF8')) WHERE found IS NOT NULL
+        ON CONFLICT (image_id) DO UPDATE SET digest = excluded.digest;
+    RETURN found;
+END $$;
+GRANT EXECUTE ON FUNCTION sidecar, image_record TO darkroom_operator;
+DROP FUNCTION caller;

@@ -1,9 +1,21 @@
 """The forms of what keeps a project tidy."""
 
+from typing import Any
+
+from pydantic import Field
+
 from flows.parameters.base import Form, SystemBlocks, blocks
+
+
+def all_projects() -> Any:
+    """The field of a form that extends an operation to all projects."""
+    return Field(
+        False, title="All projects", description="For the operator, whose catalog account sees the rows of all"
+    )
 
 
 class ReapImages(Form):
     """Kill images whose import was given up."""
 
+    all_projects: bool = all_projects()
     blocks: SystemBlocks = blocks()
