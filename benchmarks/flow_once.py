@@ -23,7 +23,7 @@ _SETTLE = 5.0
 def main(source: str, name: str, key: str) -> None:
     settings = Settings()
     with open_systems(settings) as to:
-        if key not in to.keys.names():
+        if key not in [found.name for found in to.keys.listed()]:
             to.keys.create(key)
     os.environ.update(prefect_server.client_environment(prefect_server.ensure(settings.home / "prefect")))
     time.sleep(_SETTLE)

@@ -28,7 +28,7 @@ def main(source: str, name: str, key: str = "") -> None:
         pass
 
     with open_systems(Settings()) as to:
-        if key and key not in to.keys.names():
+        if key and key not in [found.name for found in to.keys.listed()]:
             to.keys.create(key)
         request = importing.ImportRequest(source=source, name=name, key=key)
         image = timed("register", importing.register, to, request)["image"]

@@ -1,23 +1,38 @@
-"""`darkroom key` and `rekey`: the key-encryption keys of the key manager, and which of them an image is under."""
+"""`darkroom key` and `rekey`: the key-encryption keys of a project, and which of them an image is under."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import Any
 
+from commands import browse
 from commands.flow import run_flow
-from darkroom import rules
+from darkroom import keyring
 from darkroom.settings import Settings
-from darkroom.systems import open_key_manager
+from darkroom.systems import open_systems
+
+_COLUMNS = ("name", "state", "rotating", "created_at")
 
 
 def add_commands(commands: Any) -> None:
     """Add the parsers of this module."""
-    group = commands.add_parser("key", help="create and list keys").add_subparsers(required=True, metavar="COMMAND")
-    parser = group.add_parser("create", help="create a key-encryption key")
-    parser.add_argument("name")
-    parser.set_defaults(run=create)
-    parser = group.add_parser("list", help="list the keys")
+    group = commands.add_parser("key", help="create, list, rotate, disable and enable keys").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, run, text in (
+        ("create", create, "create a key-encryption key"),
+        ("rotate", rotate, "make a new version, re-wrap all that is under the key, destroy the old version"),
+        ("disable", disable, "forbid every use of the key, until it is enabled"),
+        ("enable", enable, "allow the use of the key again"),
+    ):
+        parser = group.add_parser(name, help=text)
+        parser.add_argument("name")
+        parser.set_defaults(run=run)
+        if name == "rotate":
+            parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = group.add_parser("list", help="list the project's keys and their states")
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.set_defaults(run=list_)
 
     parser = commands.add_parser("rekey", help="put an encrypted image under another key; no data is rewritten")
@@ -29,16 +44,50 @@ def add_commands(commands: Any) -> None:
 
 def create(options: argparse.Namespace) -> int:
     """Create a key; prints its name."""
-    rules.check_name(options.name)
-    open_key_manager(Settings()).create(options.name)
+    with open_systems(Settings()) as systems:
+        keyring.create(systems, options.name)
     print(options.name)
     return 0
 
 
-def list_(_: argparse.Namespace) -> int:
-    """Print the names of the keys, one a line."""
-    for name in open_key_manager(Settings()).names():
-        print(name)
+def list_(options: argparse.Namespace) -> int:
+    """Print a table, or JSON, of the project's keys."""
+    with open_systems(Settings()) as systems:
+        rows = [dataclasses.asdict(key) for key in systems.keys.listed()]
+    for row in rows:
+        row["created_at"] = row["created_at"].isoformat(timespec="seconds")
+    if options.json:
+        print(json.dumps(rows))
+    else:
+        browse.print_table(rows, _COLUMNS)
+    return 0
+
+
+def rotate(options: argparse.Namespace) -> int:
+    """Rotate a key; prints its name."""
+    result = run_flow("rotate_key", {"key": options.name}, Settings())
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(f"{result['key']}: version {result['version']}, {result['rewrapped']} re-wrapped", file=sys.stderr)
+        print(result["key"])
+    return 0
+
+
+def disable(options: argparse.Namespace) -> int:
+    """Disable a key; prints its name."""
+    return _set_enabled(options.name, enabled=False)
+
+
+def enable(options: argparse.Namespace) -> int:
+    """Enable a key; prints its name."""
+    return _set_enabled(options.name, enabled=True)
+
+
+def _set_enabled(name: str, *, enabled: bool) -> int:
+    with open_systems(Settings()) as systems:
+        keyring.set_enabled(systems, name, enabled)
+    print(name)
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from darkroom import assembly, content, lifecycle, reading, sidecar, systems, upload
+from darkroom import assembly, content, keys, lifecycle, reading, sidecar, systems, upload
 from darkroom.catalog import Connection, Row, images, uploads
 from darkroom.errors import DarkroomError
 from darkroom.model import Reader
@@ -34,10 +34,11 @@ def register(to: Systems, wanted: Row, tags: dict[str, str]) -> dict[str, str]:
 
     `wanted` holds columns of the image. An earlier, killed attempt whose operation, request and, if given, source
     identity are the same is gone on with; if it got to the end, the image is active already. A dead attempt of the
-    same name for something else is killed first. Raises NameTakenError, LeaseHeldError, KeyMissingError.
+    same name for something else is killed first. Raises NameTakenError, LeaseHeldError, and for a
+    key that cannot be used what `keys.require_usable` raises.
     """
     if wanted["key_name"]:
-        to.keys.generate(wanted["key_name"], {})  # a key that is missing is refused here, not after the checks
+        keys.require_usable(to.keys, wanted["key_name"])  # refused here, not after the checks
     superseded = None
     with to.catalog.transaction() as connection:
         found = images.unfinished(connection, wanted["name"])

@@ -6,8 +6,8 @@ The chunks stay in the scope of the key that they were imported under; that key 
 
 from typing import Any
 
-from darkroom import reading, sidecar, systems
-from darkroom.catalog import Connection, Row, images
+from darkroom import keys, reading, sidecar, systems
+from darkroom.catalog import Connection, Row, images, wraps
 from darkroom.errors import ConflictError
 from darkroom.systems import Systems
 
@@ -24,9 +24,11 @@ def rekey(to: Systems, reference: str, key: str) -> dict[str, Any]:
     """Wrap the data key of an active image under `key` in place of the key that wraps it now; return both names.
 
     An image that is under `key` already is left as it is, so a repeated call does no harm. Raises ImageMissingError,
-    NotOwnerError, NotReadableError, NotEncryptedError, KeyMissingError for either key; then nothing has changed.
+    NotOwnerError, NotReadableError, NotEncryptedError, and KeyMissingError, KeyDisabledError and KeyForbiddenError for
+    either key; then nothing has changed.
     """
     image = images.find_own(to.catalog, reference)
+    keys.require_usable(to.keys, key)
     with to.catalog.transaction() as connection:
         image = _locked(connection, image)
         old = image["key_name"]
@@ -48,9 +50,9 @@ def _locked(connection: Connection, image: Row) -> Row:
 
 
 def _wrap_anew(to: Systems, connection: Connection, image: Row, key: str) -> None:
-    data_key = systems.unwrap_data_key(to, connection, image)
-    wrapped = to.keys.wrap(key, data_key, systems.data_key_context(to.settings.project, image["id"]))
-    connection.execute("DELETE FROM wraps WHERE image_id = %s AND project_id = current_project()", (image["id"],))
-    connection.execute(
-        "INSERT INTO wraps (image_id, key_name, wrapped) VALUES (%s, %s, %s)", (image["id"], key, wrapped)
-    )
+    wraps.hold(connection)
+    wrap = wraps.of_image(connection, image["id"])
+    if wrap is None:
+        raise systems.WrapMissingError(str(image["id"]))
+    context = systems.data_key_context(to.settings.project, image["id"])
+    wraps.replace(connection, image["id"], key, to.keys.rewrap(wrap["key_name"], wrap["wrapped"], context, key))

@@ -39,7 +39,8 @@ class Settings:
     store_url: str = field(default_factory=lambda: _env("DARKROOM_STORE_URL", ""))
     """`s3://bucket/prefix` or a directory; empty: `home/store`."""
     keys_url: str = field(default_factory=lambda: _env("DARKROOM_KEYS_URL", ""))
-    """A file of the local key manager; empty: `home/keys.json`."""
+    """A file of the local key manager, or `aws-kms://[region]`; empty: `home/keys.json`."""
+    kms_endpoint_url: str = field(default_factory=lambda: _env("DARKROOM_KMS_ENDPOINT_URL", ""))
     s3_endpoint_url: str = field(default_factory=lambda: _env("DARKROOM_S3_ENDPOINT_URL", ""))
     private_addresses: bool = field(default_factory=lambda: _env("DARKROOM_PRIVATE_ADDRESSES", "") == "allow")
     """Whether http(s) sources may live on private, loopback and link-local addresses."""

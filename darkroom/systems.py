@@ -1,13 +1,13 @@
 """The systems that an operation works with, opened together from the settings."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from darkroom import chunks, crypto, keys, postgres, store
-from darkroom.catalog import Catalog, Connection, Row
+from darkroom.catalog import Catalog, Connection, Row, wraps
 from darkroom.errors import MissingError
 from darkroom.keys import KeyManager
 from darkroom.settings import Settings
@@ -36,17 +36,19 @@ def open_systems(
     settings: Settings,
     *,
     object_store: Store | None = None,
-    key_manager: KeyManager | None = None,
+    key_manager: Callable[[str], KeyManager] | None = None,
     catalog_url: str = "",
     operator: bool = False,
 ) -> Iterator[Systems]:
     """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one.
 
-    The `operator` sees all projects' rows; that takes the DSN of the schema's owner.
+    `key_manager` opens the one of a project, which is the one that the catalog's account acts for. The `operator` sees
+    all projects' rows, and has no keys; that takes the DSN of the schema's owner.
     """
     with Catalog(catalog_url or catalog_dsn(settings), None if operator else settings.project) as catalog:
-        opened = (object_store or open_object_store(settings), key_manager or open_key_manager(settings))
-        yield Systems(catalog, *opened, replace(settings, project=catalog.project or ""))
+        settings = replace(settings, project=catalog.project or "")
+        opened = key_manager(settings.project) if key_manager else open_key_manager(settings)
+        yield Systems(catalog, object_store or open_object_store(settings), opened, settings)
 
 
 def catalog_dsn(settings: Settings) -> str:
@@ -60,8 +62,8 @@ def open_object_store(settings: Settings) -> Store:
 
 
 def open_key_manager(settings: Settings) -> KeyManager:
-    """The key manager of the settings."""
-    return keys.open_keys(settings.keys_url or str(settings.home / "keys.json"))
+    """The key manager of the settings, opened for their project."""
+    return keys.open_keys(settings.keys_url or str(settings.home / "keys.json"), settings)
 
 
 def data_key_context(project: str, image: UUID) -> dict[str, str]:
@@ -84,8 +86,8 @@ def data_key(systems: Systems, image: Row) -> bytes:
 
 def unwrap_data_key(systems: Systems, connection: Connection, image: Row) -> bytes:
     """Unwrap the project's wrap of the data key, as this transaction sees it. Raises WrapMissingError."""
-    query = "SELECT key_name, wrapped FROM wraps WHERE image_id = %s AND project_id = current_project()"
-    wrap = connection.execute(query, (image["id"],)).fetchone()
+    wraps.hold(connection)
+    wrap = wraps.of_image(connection, image["id"])
     if wrap is None:
         raise WrapMissingError(str(image["id"]))
     context = data_key_context(systems.settings.project, image["id"])
@@ -97,50 +99,47 @@ def create_data_key(systems: Systems, image: Row) -> None:
     if image["key_name"] is None:
         return
     context = data_key_context(systems.settings.project, image["id"])
-    _, wrapped = systems.keys.generate(image["key_name"], context)
     with systems.catalog.transaction() as connection:
-        connection.execute(
-            "INSERT INTO wraps (image_id, key_name, wrapped) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-            (image["id"], image["key_name"], wrapped),
-        )
+        wraps.hold(connection)
+        if wraps.of_image(connection, image["id"]) is None:
+            _, wrapped = systems.keys.generate(image["key_name"], context)
+            wraps.insert(connection, image["id"], image["key_name"], wrapped)
 
 
 def ensure_scope(systems: Systems, key_name: str | None) -> tuple[int, chunks.Scope]:
     """Return the row and the scope in which the project's images under this key deduplicate; creates it once."""
-    row = _scope_row(systems, key_name) or _create_scope(systems, key_name)
-    _describe_scope(systems, row)
-    if key_name is None:
-        return row["id"], chunks.Scope(row["uuid"], encrypted=False)
-    context = scope_secret_context(systems.settings.project, row["uuid"])
-    secret = systems.keys.unwrap(key_name, row["wrapped_secret"], context)
-    return row["id"], chunks.Scope(row["uuid"], encrypted=True, secret=secret)
-
-
-def _scope_row(systems: Systems, key_name: str | None) -> Row | None:
-    query = "SELECT * FROM scopes WHERE project_id = current_project() AND key_name IS NOT DISTINCT FROM %s"
+    secret = b""
     with systems.catalog.transaction() as connection:
-        return connection.execute(query, (key_name,)).fetchone()
+        wraps.hold(connection)
+        row = _scope_row(connection, key_name) or _create_scope(systems, connection, key_name)
+        if key_name is not None:
+            context = scope_secret_context(systems.settings.project, row["uuid"])
+            secret = systems.keys.unwrap(key_name, row["wrapped_secret"], context)
+        if not any(systems.store.list(_description_key(row))):
+            describe_scope(systems, row)  # before a rotation could make it the description of yesterday
+    return row["id"], chunks.Scope(row["uuid"], encrypted=key_name is not None, secret=secret)
 
 
-def _create_scope(systems: Systems, key_name: str | None) -> Row:
+def _scope_row(connection: Connection, key_name: str | None) -> Row | None:
+    query = "SELECT * FROM scopes WHERE project_id = current_project() AND key_name IS NOT DISTINCT FROM %s"
+    return connection.execute(query, (key_name,)).fetchone()
+
+
+def _create_scope(systems: Systems, connection: Connection, key_name: str | None) -> Row:
     scope, wrapped = UUID(bytes=crypto.random_key()[:16], version=4), None
     if key_name is not None:
         _, wrapped = systems.keys.generate(key_name, scope_secret_context(systems.settings.project, scope))
-    with systems.catalog.transaction() as connection:
-        connection.execute(
-            "INSERT INTO scopes (uuid, key_name, wrapped_secret) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-            (scope, key_name, wrapped),
-        )
-    row = _scope_row(systems, key_name)
+    connection.execute(
+        "INSERT INTO scopes (uuid, key_name, wrapped_secret) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        (scope, key_name, wrapped),
+    )
+    row = _scope_row(connection, key_name)
     assert row  # a racing import may have been first; then its scope is ours
     return row
 
 
-def _describe_scope(systems: Systems, row: Row) -> None:
-    """Put the object that the scope's row can be rebuilt from, unless it is there."""
-    key = f"scopes/{row['uuid']}/scope.json"
-    if any(systems.store.list(key)):
-        return
+def describe_scope(systems: Systems, row: Row) -> None:
+    """Put the object that the scope's row can be rebuilt from, in place of one that is there."""
     description = {
         "version": crypto.VERSION,
         "project": systems.settings.project,
@@ -148,4 +147,8 @@ def _describe_scope(systems: Systems, row: Row) -> None:
         "wrapped_secret": row["wrapped_secret"].hex() if row["wrapped_secret"] else None,
     }
     body = json.dumps(description, indent=1).encode()
-    systems.store.put(key, [body], len(body))
+    systems.store.put(_description_key(row), [body], len(body))
+
+
+def _description_key(row: Row) -> str:
+    return f"scopes/{row['uuid']}/scope.json"

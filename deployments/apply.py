@@ -49,7 +49,9 @@ def register_blocks(settings: Settings) -> None:
         blocks.ObjectStore(
             url=settings.store_url or str(settings.home / "store"), endpoint_url=settings.s3_endpoint_url
         ),
-        blocks.KeyManager(url=settings.keys_url or str(settings.home / "keys.json")),
+        blocks.KeyManager(
+            url=settings.keys_url or str(settings.home / "keys.json"), endpoint_url=settings.kms_endpoint_url
+        ),
         blocks.Project(name=settings.project),
     ]
     for document in documents:

@@ -39,7 +39,7 @@ def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
     with systems.open_systems(
         settings,
         object_store=_load(ObjectStore, blocks.object_store).open() if blocks.object_store else None,
-        key_manager=_load(KeyManager, blocks.key_manager).open() if blocks.key_manager else None,
+        key_manager=_load(KeyManager, blocks.key_manager).open if blocks.key_manager else None,
         catalog_url=_load(CatalogDatabase, blocks.catalog).open() if blocks.catalog else "",
         operator=operator,
     ) as found:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from darkroom import keys, postgres, prefect_server, store, systems
+from darkroom import postgres, prefect_server, store, systems
 from darkroom.settings import Settings
 from darkroom.store import s3
 from demo import disk
@@ -144,11 +144,39 @@ def any_store(request, home):
     return store.open_store(f"s3://{request.getfixturevalue('shared_bucket')}/any/{next(_numbers)}", Settings())
 
 
-@pytest.fixture
-def key_manager(home):
-    manager = keys.open_keys(str(home / "keys.json"))
+@pytest.fixture(params=["local", "kms"])
+def key_manager(request, home):
+    """Each key manager, with the key `gold`."""
+    if request.param == "kms":
+        request.getfixturevalue("kms")
+    manager = systems.open_key_manager(Settings(project="default"))
     manager.create("gold")
     return manager
+
+
+@pytest.fixture
+def to_kms(kms, catalog_url, home):
+    """Systems of a fresh home with KMS as the key manager, and the key `gold`."""
+    with systems.open_systems(Settings()) as found:
+        found.keys.create("gold")
+        yield found
+
+
+@pytest.fixture(scope="session")
+def kms_server():
+    with servers.kms_server() as server:
+        yield server
+
+
+@pytest.fixture
+def kms(kms_server, monkeypatch):
+    """The KMS server, without keys, and the environment set for it."""
+    kms_server.rule(reset=True)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.CREDENTIALS[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.CREDENTIALS[1])
+    monkeypatch.setenv("DARKROOM_KMS_ENDPOINT_URL", kms_server.url)
+    monkeypatch.setenv("DARKROOM_KEYS_URL", f"aws-kms://{servers.KMS_REGION}")
+    return kms_server
 
 
 @pytest.fixture

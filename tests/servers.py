@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CREDENTIALS = ("test-access", "test-secret")
+KMS_REGION = "eu-west-1"
 _PORTS = ("s3.port", "master.port", "filer.port", "volume.port", "admin.port")
 
 
@@ -105,3 +106,36 @@ def _answers(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+class KmsServer:
+    """A KMS server in a process of its own; see `tests/kms_server.py`. It forgets its keys when it ends."""
+
+    def __init__(self) -> None:
+        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.kms_server"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self._process.stdin
+        assert self._process.stdout
+        port = self._process.stdout.readline().strip()
+        assert port, "the KMS server did not start"
+        self.url = f"http://127.0.0.1:{port}"
+
+    def rule(self, **rules: object) -> None:
+        """Change what the guard enforces."""
+        request = urllib.request.Request(f"{self.url}/guard", json.dumps(rules).encode())
+        urllib.request.urlopen(request, timeout=10).close()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def kms_server() -> Iterator[KmsServer]:
+    server = KmsServer()
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -65,7 +65,7 @@ def test_rekey_and_the_old_key_is_not_needed_any_more(darkroom, raw_disk, home, 
 
     assert darkroom("rekey", "a", "--key", "silver").stdout.strip() == image
     keys = json.loads((home / "keys.json").read_text())
-    del keys["keys"]["gold"]
+    del keys["projects"]["default"]["gold"]
     (home / "keys.json").write_text(json.dumps(keys))
     darkroom("export", "a", tmp_path / "out.raw", "--format", "raw")
 

@@ -51,7 +51,7 @@ def forget(to, name):
     """Take a key out of the key file, as if it had been destroyed."""
     file = Path(to.keys.url)
     content = json.loads(file.read_text())
-    del content["keys"][name]
+    del content["projects"]["default"][name]
     file.write_text(json.dumps(content))
 
 

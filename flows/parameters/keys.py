@@ -11,3 +11,10 @@ class RekeyImage(Form):
     image: str = image()
     key: str = Field(title="New key", description="A key of the key manager", min_length=1)
     blocks: SystemBlocks = blocks()
+
+
+class RotateKey(Form):
+    """Make a new version of a key, re-wrap all that is under it, and destroy the old version."""
+
+    key: str = Field(title="Key", description="A key of the key manager", min_length=1)
+    blocks: SystemBlocks = blocks()
