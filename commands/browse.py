@@ -13,6 +13,7 @@ from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
 _COLUMNS = ("id", "name", "status", "type", "encrypted", "virtual_size", "stored_size", "new_size", "created_at")
+_TIMES = ("created_at", "updated_at", "active_at", "checked_at", "deprecated_at")
 _FINDINGS = 1
 
 
@@ -92,10 +93,14 @@ def public(row: Row) -> dict[str, Any]:
         "key": row["key_name"],
         **{name: row[name] for name in sizes},
         "content_digest": row["content_digest"].hex() if row["content_digest"] else None,
+        "family": row["family"],
+        "protected": row["protected"],
+        "version": row["version"],
+        "replaced_by": str(row["replaced_by"]) if row["replaced_by"] else None,
         "properties": row["properties"],
         "tags": row["tags"],
         "failure": row["failure"],
-        **{name: row[name].isoformat() if row[name] else None for name in ("created_at", "updated_at", "active_at")},
+        **{name: row[name].isoformat() if row[name] else None for name in _TIMES},
     }
 
 

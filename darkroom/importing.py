@@ -14,18 +14,10 @@ from darkroom import creation, formats, lifecycle, rawview, rules, sources
 from darkroom.catalog import Row, images, uploads
 from darkroom.errors import RefusedError
 from darkroom.formats import partitions
-from darkroom.model import GiB, Reader
+from darkroom.model import Reader
 from darkroom.systems import Systems
 
 Progress = Callable[[int, int], None]
-
-
-class MinimumDiskError(RefusedError):
-    """The declared minimum disk is smaller than the image's disk."""
-
-    code = "min-disk-too-small"
-    what = "the minimum disk is smaller than the image's own disk"
-    default_remedy = "give a larger --min-disk, or none"
 
 
 class ManyDisksError(RefusedError):
@@ -119,9 +111,7 @@ def validate(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
         if source.further and row["request"]["type"] == "data":
             raise ManyDisksError(source.name, "one disk", f"{len(source.disks)}")
         found = [_inspect(to, row, disk) for disk in source.disks]
-        minimum = row["request"]["min_disk"]
-        if minimum and minimum * GiB < found[0].virtual_size:
-            raise MinimumDiskError(source.name, f"{-(-found[0].virtual_size // GiB)} GiB", f"{minimum} GiB")
+        rules.check_disk_fits(row["request"]["min_disk"], found[0].virtual_size, source.name)
         told: dict[str, Any] = {"subformat": found[0].subformat, **found[0].details}
         if source.properties:
             told["ovf"] = source.properties

@@ -28,6 +28,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class TagLimits:
+    """How many tags an image may have, and of what; those of the Image Management Service by default."""
+
+    count: int = field(default_factory=lambda: int(_env("DARKROOM_TAG_COUNT", "10")))
+    key: int = field(default_factory=lambda: int(_env("DARKROOM_TAG_KEY_LENGTH", "36")))
+    value: int = field(default_factory=lambda: int(_env("DARKROOM_TAG_VALUE_LENGTH", "43")))
+    characters: str = field(default_factory=lambda: _env("DARKROOM_TAG_CHARACTERS", ""))
+    """Allowed beside letters, digits, dashes and underscores."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Where the four systems are. URLs may carry credentials; use `redacted()` of the system to show one."""
 

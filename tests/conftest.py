@@ -61,6 +61,19 @@ def catalog_url(catalog_server, monkeypatch):
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="module")
+def shared_to(catalog_server, tmp_path_factory):
+    """Systems that the tests of one file share: for those that need rows of their own, and no data behind them."""
+    name = f"shared{next(_numbers)}"
+    with psycopg.connect(catalog_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    dsn = catalog_server.replace("dbname=postgres", f"dbname={name}")
+    with systems.open_systems(Settings(home=tmp_path_factory.mktemp("home"), catalog_url=dsn)) as found:
+        yield found
+    with psycopg.connect(catalog_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def to(catalog_url, home):
     """Systems of a fresh home: catalog, directory store, a key file with the key `gold`."""

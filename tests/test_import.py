@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom import creation, exporting, importing, keys, postgres, qemu, reap, sources, systems
+from darkroom import creation, exporting, importing, keys, postgres, qemu, reap, rules, sources, systems
 from darkroom.catalog import CatalogUnavailableError, images, uploads
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.model import MiB
@@ -194,7 +194,7 @@ def test_a_minimum_disk_below_the_disk_itself_is_refused(to, tmp_path):
     with open(big, "wb") as file:
         file.truncate(2048 * MiB + 512)
 
-    with pytest.raises(importing.MinimumDiskError, match="3 GiB"):
+    with pytest.raises(rules.MinimumDiskError, match="3 GiB"):
         operations.import_image(to, big, min_disk=2)
 
 

@@ -84,20 +84,22 @@ def get(catalog: Catalog, image: str | UUID) -> Row:
 
 
 def find(catalog: Catalog, reference: str) -> Row:
-    """The image that `reference` names: an id, a name, or an unambiguous prefix of an id; its `own` says whose it is.
+    """The image that `reference` names: an id, else a name, else a family, else an unambiguous prefix of an id.
 
-    A name is looked for among the project's own images first, then among those that others share with it. Killed
-    and deleted images are found by id or prefix only. Raises ImageMissingError, ImageAmbiguousError.
+    So nobody can take over an id by a name, nor a name by a family. A family means its newest active image that is not
+    deprecated. Names and families are looked for among the project's own images first, then among those that others
+    share with it; the image's `own` says whose it is. Killed and deleted images are found by id or prefix only. Raises
+    ImageMissingError, ImageAmbiguousError.
     """
     with catalog.transaction() as connection:
-        rows = _by_name(connection, reference)
+        rows = _by_id(connection, reference) or _by_name(connection, reference) or _by_family(connection, reference)
         prefix = reference.lower()
         if not rows and len(prefix) >= _MINIMUM_PREFIX and set(prefix) <= set("0123456789abcdef-"):
             query = _SEEN + sql.SQL("WHERE i.id::text LIKE %s ORDER BY i.id LIMIT 2")
             rows = connection.execute(query, (prefix + "%",)).fetchall()
     if not rows:
         raise ImageMissingError(reference)
-    if len(rows) > 1 and not (rows[0]["own"] and rows[0]["name"] == reference):
+    if len(rows) > 1 and not (rows[0]["own"] and reference in (rows[0]["name"], rows[0]["family"])):
         raise ImageAmbiguousError(reference, "one image", " and ".join(str(row["id"]) for row in rows))
     return rows[0]
 
@@ -153,6 +155,22 @@ def _by_name(connection: Connection, name: str) -> list[Row]:
     """The images of a name, the project's own first."""
     condition = "WHERE i.name = %s AND i.status NOT IN ('killed', 'deleted') ORDER BY own DESC, i.id LIMIT 3"
     return connection.execute(_SEEN + sql.SQL(condition), (name,)).fetchall()
+
+
+def _by_id(connection: Connection, reference: str) -> list[Row]:
+    try:
+        image = UUID(reference)
+    except ValueError:
+        return []
+    return connection.execute(_SEEN + sql.SQL("WHERE i.id = %s"), (image,)).fetchall()
+
+
+def _by_family(connection: Connection, family: str) -> list[Row]:
+    """The newest usable image of a family of each project, the project's own first."""
+    newest = sql.SQL("SELECT DISTINCT ON (own, project_id) * FROM (") + _SEEN
+    condition = """WHERE i.family = %s AND i.status = 'active' AND i.deprecated_at IS NULL) f
+        ORDER BY own DESC, project_id, active_at DESC, id DESC LIMIT 2"""
+    return connection.execute(newest + sql.SQL(condition), (family,)).fetchall()
 
 
 def listed(catalog: Catalog) -> list[Row]:

@@ -51,4 +51,11 @@ def blocks() -> Any:
 
 def image() -> Any:
     """The field of a form that names an image."""
-    return Field(title="Image", description="An id, an unambiguous prefix of one, or a name", min_length=1)
+    return Field(title="Image", description="An id, an unambiguous prefix of one, a name, or a family", min_length=1)
+
+
+def images() -> Any:
+    """The field of a form that names one image or many."""
+    return Field(
+        title="Images", description="An id, an unambiguous prefix of one, a name, or a family each", min_length=1
+    )

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from darkroom import rules, sources
 from darkroom.errors import DarkroomError
 from darkroom.importing import ImportRequest
+from darkroom.settings import TagLimits
 from flows.parameters.base import Form, SystemBlocks, blocks, by, image
 
 
@@ -43,8 +44,8 @@ class ImportImage(Form):
     tags: Annotated[dict[str, str], by(rules.check_tags)] = Field(
         {},
         title="Tags",
-        description='Keys and values as JSON, such as {"team": "web"}; at most ten',
-        json_schema_extra={"maxProperties": rules.MAX_TAGS},
+        description='Keys and values as JSON, such as {"team": "web"}',
+        json_schema_extra={"maxProperties": TagLimits().count},
     )
     quick: bool = Field(False, title="Quick import", description="Do not read back what was stored")
     blocks: SystemBlocks = blocks()
