@@ -1,11 +1,12 @@
-"""`darkroom project`: who owns images. For the operator."""
+"""`darkroom project`: who owns images. Projects and their accounts are the operator's to make."""
 
 import argparse
 import json
 from typing import Any
 
 from commands import meter
-from darkroom import projects, systems
+from commands.flow import OptionError
+from darkroom import inbox, projects, sharing, systems
 from darkroom.catalog import Catalog
 from darkroom.settings import Settings
 
@@ -25,6 +26,20 @@ def add_commands(commands: Any) -> None:
     parser = group.add_parser("list", help="list the projects, with their images and what they take in the store")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.set_defaults(run=list_)
+    parser = group.add_parser("credentials", help="give a project an account of the catalog; prints its DSN, once")
+    parser.add_argument("name", nargs="?", default="", help="a project")
+    parser.add_argument("--operator", action="store_true", help="the operator's account in place of a project's")
+    parser.set_defaults(run=credentials)
+    parser = group.add_parser("inbox", help="the key with which the project receives the data keys of shared images")
+    parser.add_argument("--key", required=True, help="a key of the project")
+    parser.add_argument(
+        "--renew", action="store_true", help="a new inbox, if its key is lost; what waits must be shared again"
+    )
+    parser.set_defaults(run=move_inbox)
+    parser = group.add_parser("auto-accept", help="accept at once what an owner shares, or list these owners")
+    parser.add_argument("owner", nargs="?", default="", help="a project")
+    parser.add_argument("--stop", action="store_true", help="ask again from now on")
+    parser.set_defaults(run=auto_accept)
 
 
 def create(options: argparse.Namespace) -> int:
@@ -53,6 +68,34 @@ def list_(options: argparse.Namespace) -> int:
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         print(f"{row['name']:{width}}  {row['images']:5} images  {meter.size(row['stored_size']):>10}")
+    return 0
+
+
+def credentials(options: argparse.Namespace) -> int:
+    """Print a DSN with a new password, which is kept nowhere; the one before it ends."""
+    if bool(options.name) == options.operator:
+        raise OptionError("NAME", "a project, or --operator", "both" if options.name else "neither")
+    dsn = systems.catalog_dsn(Settings())
+    with _operator() as operator:
+        print(projects.credentials(operator, dsn, options.name))
+    return 0
+
+
+def move_inbox(options: argparse.Namespace) -> int:
+    """Make the inbox, or put it under another key; prints the key's name."""
+    with systems.open_systems(Settings()) as found:
+        inbox.move(found.catalog, found.keys, options.key, renew=options.renew)
+    print(options.key)
+    return 0
+
+
+def auto_accept(options: argparse.Namespace) -> int:
+    """Trust an owner, or no longer; prints the owners that are trusted, one a line."""
+    with systems.open_systems(Settings()) as found:
+        if options.owner:
+            sharing.trust(found.catalog, options.owner, trusted=not options.stop)
+        for owner in sharing.trusted(found.catalog):
+            print(owner)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Every primitive of the project: BLAKE3 (digests, derivation) and AES-256-GCM.
+"""Every primitive of the project: BLAKE3 (digests, derivation), AES-256-GCM, and HPKE from project to project.
 
 Nonces are 96 random bits and stored with the sealed bytes (NIST SP 800-38D §8.2.2). A chunk key seals only
 encodings of one chunk and a data key only the pages and run records of one image, so the number of messages
@@ -12,6 +12,8 @@ from uuid import UUID
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hpke
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from darkroom.errors import DamagedError
@@ -27,6 +29,7 @@ OVERHEAD = NONCE_SIZE + TAG_SIZE
 
 _CHUNK_ID = "darkroom 2026-11-24 v1 chunk id"
 _CHUNK_KEY = "darkroom 2026-11-24 v1 chunk key"
+_HPKE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 _MANIFEST_KEY = "darkroom 2026-11-27 v1 manifest key"
 
 
@@ -130,3 +133,28 @@ def open_run(data_key: bytes, image: UUID, disk: int, first_chunk: int, sealed: 
     """Undo `seal_run`; raises SealBrokenError."""
     which = f"image {image} disk {disk} run {first_chunk}"
     return _open(data_key, sealed, _page_context(b"run", image, disk, first_chunk), which)
+
+
+def new_inbox() -> tuple[bytes, bytes]:
+    """Return a new X25519 key pair, private and public, 32 bytes each."""
+    private = X25519PrivateKey.generate()
+    return private.private_bytes_raw(), private.public_key().public_bytes_raw()
+
+
+def _share_context(image: UUID, owner: UUID, member: UUID) -> bytes:
+    return b"darkroom share" + struct.pack("<B", VERSION) + image.bytes + owner.bytes + member.bytes
+
+
+def seal_data_key(public_key: bytes, data_key: bytes, image: UUID, owner: UUID, member: UUID) -> bytes:
+    """Seal a data key to a member's inbox (HPKE base mode, RFC 9180), bound to the image and to both projects."""
+    public = X25519PublicKey.from_public_bytes(public_key)
+    return _HPKE.encrypt(data_key, public, _share_context(image, owner, member))
+
+
+def open_data_key(private_key: bytes, sealed: bytes, image: UUID, owner: UUID, member: UUID) -> bytes:
+    """Undo `seal_data_key`; raises SealBrokenError."""
+    private = X25519PrivateKey.from_private_bytes(private_key)
+    try:
+        return _HPKE.decrypt(sealed, private, _share_context(image, owner, member))
+    except InvalidTag:
+        raise SealBrokenError(f"shared data key of image {image}", remedy="have its owner share it again") from None

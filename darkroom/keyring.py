@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-from darkroom import keys, rules, sidecar, systems
+from darkroom import inbox, keys, rules, sidecar, systems
 from darkroom.catalog import Connection, images, wraps
 from darkroom.catalog.wraps import Wrapped
 from darkroom.keys import Key
@@ -19,6 +19,7 @@ Progress = Callable[[int, int], None]
 WRAPPED = (
     Wrapped("scopes", "uuid", "wrapped_secret", systems.scope_secret_context),
     Wrapped("wraps", "image_id", "wrapped", systems.data_key_context),
+    Wrapped("inboxes", "project_id", "wrapped", lambda project, _: inbox.context(project)),
 )
 """All that is kept under a key: a table that is not here would be lost with the old version."""
 _BATCH = 64

@@ -1,7 +1,21 @@
 """Projects: who owns images. Only the operator, who holds the DSN of the schema's owner, makes them."""
 
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import conninfo, sql
+
 from darkroom import rules
-from darkroom.catalog import Catalog, ProjectMissingError, Row, create_project
+from darkroom.catalog import (
+    OPERATOR,
+    Catalog,
+    ProjectForbiddenError,
+    ProjectMissingError,
+    Row,
+    create_project,
+)
 from darkroom.errors import ConflictError
 
 
@@ -13,12 +27,16 @@ class ProjectExistsError(ConflictError):
 
 
 def create(operator: Catalog, name: str) -> None:
-    """Make a project and the database role that acts for it; raises NameInvalidError, ProjectExistsError."""
+    """Make a project and the database role that acts for it; raises NameInvalidError, ProjectExistsError.
+
+    The account of the operator cannot: ProjectForbiddenError.
+    """
     rules.check_name(name)
     with operator.transaction() as connection:
         if connection.execute("SELECT 1 FROM projects WHERE name = %s", (name,)).fetchone():
             raise ProjectExistsError(name)
-        create_project(connection, name)
+        with _as_owner():
+            create_project(connection, name)
         connection.execute(
             """INSERT INTO events (project_id, operation, outcome)
             SELECT id, 'create-project', 'done' FROM projects WHERE name = %s""",
@@ -37,6 +55,39 @@ def set_window(operator: Catalog, name: str, days: int) -> None:
             SELECT id, 'set-window', 'done', %s FROM projects WHERE name = %s""",
             (f"{days} days", name),
         )
+
+
+def credentials(operator: Catalog, dsn: str, project: str) -> str:
+    """The DSN of a project's own account of the catalog, or of the operator's if `project` is empty.
+
+    The password is a new one and known to the caller alone: the server gets a verifier of it. Raises
+    ProjectMissingError, ProjectForbiddenError.
+    """
+    password = secrets.token_urlsafe(32)
+    with operator.transaction() as connection, _as_owner():
+        row = connection.execute("SELECT role_name FROM projects WHERE name = %s", (project,)).fetchone()
+        if project and row is None:
+            raise ProjectMissingError(project)
+        role = row["role_name"] if row else OPERATOR
+        verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+        statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}")
+        connection.execute(statement.format(sql.Identifier(role), sql.Literal(verifier)))
+        connection.execute(
+            """INSERT INTO events (project_id, operation, outcome, reason)
+            VALUES ((SELECT id FROM projects WHERE name = %s), 'credentials', 'done', %s)""",
+            (project, role),
+        )
+    return conninfo.make_conninfo(dsn, user=role, password=password)
+
+
+@contextmanager
+def _as_owner() -> Iterator[None]:
+    """What takes the account that owns the schema: to make roles."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        reason = str(error).splitlines()[0]
+        raise ProjectForbiddenError("roles", "the account that owns the schema", reason) from error
 
 
 def listed(operator: Catalog) -> list[Row]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from darkroom import chunks, crypto, keys, postgres, store
+from darkroom import chunks, crypto, inbox, keys, postgres, store
 from darkroom.catalog import Catalog, Connection, Row, wraps
 from darkroom.errors import MissingError
 from darkroom.keys import KeyManager
@@ -29,6 +29,7 @@ class WrapMissingError(MissingError):
 
     code = "wrap-not-found"
     what = "the data key of this image is not wrapped for the project"
+    default_remedy = "if it is shared with the project, have its owner share it again"
 
 
 @contextmanager
@@ -89,9 +90,36 @@ def unwrap_data_key(systems: Systems, connection: Connection, image: Row) -> byt
     wraps.hold(connection)
     wrap = wraps.of_image(connection, image["id"])
     if wrap is None:
-        raise WrapMissingError(str(image["id"]))
+        return receive_data_key(systems, connection, image["id"], image["project_id"])
     context = data_key_context(systems.settings.project, image["id"])
     return systems.keys.unwrap(wrap["key_name"], wrap["wrapped"], context)
+
+
+def receive_data_key(systems: Systems, connection: Connection, image: UUID, owner: UUID, key: str = "") -> bytes:
+    """Open what the owner of an accepted image has sealed to the project, once; a wrap by `key` takes its place.
+
+    `key` is by default the one that the inbox is under. Raises WrapMissingError where nothing is sealed.
+    """
+    wraps.hold(connection)
+    query = """SELECT m.project_id, m.sealed, b.key_name, b.wrapped FROM members m JOIN inboxes b USING (project_id)
+        WHERE m.image_id = %s AND m.project_id = current_project() AND m.sealed IS NOT NULL FOR UPDATE OF m"""
+    row = connection.execute(query, (image,)).fetchone()
+    if row is None:
+        raise WrapMissingError(str(image))
+    private = systems.keys.unwrap(row["key_name"], row["wrapped"], inbox.context(systems.keys.project))
+    data_key = crypto.open_data_key(private, row["sealed"], image, owner, row["project_id"])
+    wrap_data_key(systems, connection, image, key or row["key_name"], data_key)
+    connection.execute(
+        "UPDATE members SET sealed = NULL WHERE image_id = %s AND project_id = current_project()", (image,)
+    )
+    return data_key
+
+
+def wrap_data_key(systems: Systems, connection: Connection, image: UUID, key: str, data_key: bytes) -> None:
+    """Put a wrap by `key` in place of the project's wrap of a data key, if it has one. Raises what its use raises."""
+    wraps.hold(connection)
+    context = data_key_context(systems.settings.project, image)
+    wraps.replace(connection, image, key, systems.keys.wrap(key, data_key, context))
 
 
 def create_data_key(systems: Systems, image: Row) -> None:
@@ -104,6 +132,7 @@ def create_data_key(systems: Systems, image: Row) -> None:
         if wraps.of_image(connection, image["id"]) is None:
             _, wrapped = systems.keys.generate(image["key_name"], context)
             wraps.insert(connection, image["id"], image["key_name"], wrapped)
+        inbox.ensure(connection, systems.keys, image["key_name"])
 
 
 def ensure_scope(systems: Systems, key_name: str | None) -> tuple[int, chunks.Scope]:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from darkroom import rules
 from darkroom.errors import DarkroomError
 from flows.activate_images import activate_images
+from flows.answer_share import answer_share
 from flows.cancel_image import cancel_image
 from flows.deactivate_images import deactivate_images
 from flows.delete_images import delete_images
@@ -22,7 +23,9 @@ from flows.parameters.transfer import ExportImage, ImportImage
 from flows.purge_images import purge_images
 from flows.reap_images import reap_images
 from flows.restore_image import restore_image
+from flows.share_image import share_image
 from flows.tag_images import tag_images
+from flows.unshare_image import unshare_image
 
 MANAGED = [modify_images, tag_images, deprecate_images, deactivate_images, activate_images]
 IMAGES_FORMS = ("ModifyImages", "TagImages", "DeprecateImages", "SwitchImages")
@@ -36,6 +39,9 @@ FLOWS = [
     cancel_image,
     reap_images,
     *MANAGED,
+    share_image,
+    unshare_image,
+    answer_share,
 ]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
 
@@ -76,6 +82,8 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"PurgeImages": [], "SystemBlocks": []},
         {"CancelImage": ["image"], "SystemBlocks": []},
         {"ReapImages": [], "SystemBlocks": []},
+        {"ShareImage": ["image", "projects"], "SystemBlocks": []},
+        {"AnswerShare": ["image"], "SystemBlocks": []},
         {"MigrateImages": ["source"], "SystemBlocks": []},
         *({form: ["images"], "SystemBlocks": []} for form in IMAGES_FORMS),
     )

@@ -70,10 +70,10 @@ def test_all_comes_under_the_new_version_and_reads_as_before(both, disk):
 
     result = keyring.rotate(both, "gold", lambda done, total: seen.append((done, total)))
 
-    assert result["rewrapped"] == 4
+    assert result["rewrapped"] == 5  # three images, their scope, the inbox
     assert versions(both) == {result["version"]} == {both.keys.find("gold").version}
     assert not before & versions(both)
-    assert seen[-1] == (4, 4)
+    assert seen[-1] == (5, 5)
     assert not both.keys.find("gold").rotating
     assert operations.content(both, images_made[0]) == disk.read_bytes()
     operations.import_image(both, disk, name="next", key="gold")

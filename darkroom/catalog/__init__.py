@@ -4,6 +4,9 @@ A `Catalog` acts as one project, under its role, or as the operator. The modules
 functions, one transaction each: `images` (rows and status), `uploads` (leases, dedup, packs, resume).
 """
 
+import os
+import pwd
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -20,11 +23,14 @@ from darkroom.errors import DarkroomError, MissingError, UnavailableError
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 DEFAULT_PROJECT = "default"
+OPERATOR = "darkroom_operator"
+"""The role of the operator, beside the owner of the schema."""
 _SCHEMA = "darkroom"
 _MIGRATION_LOCK = 0x64726B72  # "drkr"
 _CONNECT_TIMEOUT = 5
 _POOL_TIMEOUT = 10.0
 _POOL_SIZE = 8
+_NAME_LIMIT = 63  # Postgres keeps no longer names
 
 
 class CatalogUnavailableError(UnavailableError):
@@ -74,7 +80,12 @@ class Catalog:
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             dsn,
             connection_class=psycopg.Connection[Row],
-            kwargs={"row_factory": dict_row, "options": options, "connect_timeout": _CONNECT_TIMEOUT},
+            kwargs={
+                "row_factory": dict_row,
+                "options": options,
+                "connect_timeout": _CONNECT_TIMEOUT,
+                "application_name": _client(),
+            },
             check=ConnectionPool.check_connection,
             min_size=0,
             max_size=_POOL_SIZE,
@@ -216,6 +227,15 @@ def _applied(connection: Connection) -> set[str]:
     if not known or known["found"] is None:
         return set()
     return {row["name"] for row in connection.execute("SELECT name FROM migrations")}
+
+
+def _client() -> str:
+    """Who we are, for the audit log: account and host."""
+    try:
+        account = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        account = str(os.geteuid())
+    return f"{account}@{socket.gethostname()}"[:_NAME_LIMIT]
 
 
 def _where(dsn: str) -> str:
