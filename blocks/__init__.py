@@ -4,8 +4,9 @@ Named here for `prefect block register -m blocks`.
 """
 
 from blocks.catalog import CatalogDatabase
+from blocks.host import LibvirtHost
 from blocks.keys import KeyManager
 from blocks.project import Project
 from blocks.store import ObjectStore
 
-__all__ = ["CatalogDatabase", "KeyManager", "ObjectStore", "Project"]
+__all__ = ["CatalogDatabase", "KeyManager", "LibvirtHost", "ObjectStore", "Project"]

@@ -9,7 +9,21 @@ import os
 import sys
 from typing import Any
 
-from commands import browse, deleting, images, keys, migrate, projects, services, sharing, transfer, up
+from commands import (
+    browse,
+    deleting,
+    hosts,
+    images,
+    keys,
+    migrate,
+    projects,
+    servers,
+    services,
+    sharing,
+    transfer,
+    up,
+    volumes,
+)
 from darkroom.errors import DarkroomError
 
 _INTERRUPTED = 130
@@ -47,7 +61,21 @@ class _Command(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="darkroom", description="Private machine images.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
-    for module in (transfer, migrate, browse, images, deleting, sharing, keys, projects, services, up):
+    for module in (
+        transfer,
+        migrate,
+        browse,
+        images,
+        deleting,
+        sharing,
+        keys,
+        projects,
+        hosts,
+        servers,
+        volumes,
+        services,
+        up,
+    ):
         module.add_commands(commands)
     return parser
 

@@ -36,7 +36,7 @@ def open_disk(to: Systems, image: Row, number: int = 0) -> Iterator[DiskReader]:
     if disk["manifest_digest"] is None:
         raise NotReadableError(str(image["id"]), "a stored disk", f"status {image['status']}")
     table = manifest.read(to.store, image["id"], number, disk["manifest_digest"])
-    reader = DiskReader(to.store, table, systems.data_key(to, image), _locator(to.catalog, image["id"]))
+    reader = DiskReader(to.store, table, systems.data_key(to, image), locator(to.catalog, image["id"]))
     try:
         yield reader
     finally:
@@ -49,7 +49,9 @@ def require_active(image: Row) -> None:
         raise NotReadableError(str(image["id"]), "status active", f"status {image['status']}")
 
 
-def _locator(catalog: Catalog, image: UUID) -> Locate:
+def locator(catalog: Catalog, image: UUID) -> Locate:
+    """Where the catalog has a chunk of an image now, as far as the project that acts may read it."""
+
     def locate(chunk_id: bytes) -> tuple[UUID, int, int] | None:
         with catalog.transaction() as connection:
             row = connection.execute("SELECT * FROM locate(%s, %s)", (image, chunk_id)).fetchone()

@@ -8,6 +8,7 @@ from typing import TypeVar
 from prefect.blocks.core import Block
 
 from blocks.catalog import CatalogDatabase
+from blocks.host import LibvirtHost
 from blocks.keys import KeyManager
 from blocks.project import Project
 from blocks.store import ObjectStore
@@ -44,6 +45,11 @@ def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
         operator=operator,
     ) as found:
         yield found
+
+
+def host_name(name: str, block: str) -> str:
+    """The compute host that a form names, or the one of a block."""
+    return name or (_load(LibvirtHost, block).open() if block else "")
 
 
 def _load(kind: type[B], name: str) -> B:

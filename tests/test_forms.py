@@ -11,10 +11,16 @@ from darkroom import rules
 from darkroom.errors import DarkroomError
 from flows.activate_images import activate_images
 from flows.answer_share import answer_share
+from flows.attach_volume import attach_volume
 from flows.cancel_image import cancel_image
+from flows.create_server import create_server
+from flows.create_volume import create_volume
 from flows.deactivate_images import deactivate_images
 from flows.delete_images import delete_images
+from flows.delete_server import delete_server
+from flows.delete_volume import delete_volume
 from flows.deprecate_images import deprecate_images
+from flows.detach_volume import detach_volume
 from flows.export_image import export_image
 from flows.import_image import import_image
 from flows.migrate_images import migrate_images
@@ -24,7 +30,10 @@ from flows.purge_images import purge_images
 from flows.reap_images import reap_images
 from flows.restore_image import restore_image
 from flows.share_image import share_image
+from flows.start_server import start_server
+from flows.stop_server import stop_server
 from flows.tag_images import tag_images
+from flows.tend_servers import tend_servers
 from flows.unshare_image import unshare_image
 
 MANAGED = [modify_images, tag_images, deprecate_images, deactivate_images, activate_images]
@@ -42,6 +51,15 @@ FLOWS = [
     share_image,
     unshare_image,
     answer_share,
+    create_server,
+    create_volume,
+    attach_volume,
+    detach_volume,
+    delete_server,
+    delete_volume,
+    start_server,
+    stop_server,
+    tend_servers,
 ]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
 
@@ -86,6 +104,15 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"AnswerShare": ["image"], "SystemBlocks": []},
         {"MigrateImages": ["source"], "SystemBlocks": []},
         *({form: ["images"], "SystemBlocks": []} for form in IMAGES_FORMS),
+        {"CreateServer": ["image", "name"], "SystemBlocks": []},
+        {"StartServer": ["server"], "SystemBlocks": []},
+        {"StopServer": ["server"], "SystemBlocks": []},
+        {"DeleteServer": ["server"], "SystemBlocks": []},
+        {"TendServers": [], "SystemBlocks": []},
+        {"CreateVolume": ["image", "name"], "SystemBlocks": []},
+        {"AttachVolume": ["volume", "server"], "SystemBlocks": []},
+        {"DetachVolume": ["volume"], "SystemBlocks": []},
+        {"DeleteVolume": ["volume"], "SystemBlocks": []},
     )
 
 

@@ -5,6 +5,7 @@ Every disk states its format, so that neither libvirt nor QEMU looks into it. Fu
 and HostError.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _SCREENSHOT_LIMIT = 32 << 20
 _SPARE_PORTS = 8
 """Disks that can be attached while a guest of the PCI Express kind runs."""
 _POLL = 0.05
+_LET_GO = 15.0
+"""Seconds that a guest may take to let go of a disk."""
 
 State = Literal["running", "paused", "stopped", "crashed"]
 
@@ -229,6 +232,66 @@ def is_running(host: Any, uuid: UUID) -> bool:
         return state(host, uuid)[0] == "running"
     except DomainMissingError:
         return False
+
+
+def has_disk(host: Any, uuid: UUID, target: str) -> bool:
+    """Whether a domain has a disk of this name."""
+    found = lookup(host, uuid)
+    with connection.errors(found.name()):
+        root = ElementTree.fromstring(found.XMLDesc())  # noqa: S314 - libvirt's own words
+    return any(element.get("dev") == target for element in root.iterfind("./devices/disk/target"))
+
+
+def attach(host: Any, uuid: UUID, disk: Disk) -> None:
+    """Give a domain one more disk, now if it runs, and whenever it is started."""
+    found = lookup(host, uuid)
+    with connection.errors(found.name()):
+        text = ElementTree.tostring(_disk(disk), encoding="unicode")
+        found.attachDeviceFlags(text, _affect(found))
+
+
+def detach(host: Any, uuid: UUID, target: str) -> None:
+    """Take a disk away; raises DomainBusyError where the guest does not let go of it."""
+    found = lookup(host, uuid)
+    with connection.errors(found.name()):
+        if found.isActive() and found.blockJobInfo(target, 0):
+            found.blockJobAbort(target, 0)
+        root = ElementTree.fromstring(found.XMLDesc())  # noqa: S314 - libvirt's own words
+        wanted = [disk for disk in root.iterfind("./devices/disk") if disk.find(f"target[@dev='{target}']") is not None]
+        for disk in wanted:
+            found.detachDeviceFlags(ElementTree.tostring(disk, encoding="unicode"), _affect(found))
+    if not wait(lambda: not has_disk(host, uuid, target), _LET_GO):
+        raise connection.DomainBusyError(found.name(), f"disk {target} released", "the guest still uses it")
+
+
+def _affect(domain: Any) -> int:
+    live = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
+    return int(live | libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
+def hydrate(host: Any, uuid: UUID, target: str) -> None:
+    """Begin to copy what a disk reads from its backing into its file, which lets go of the backing at the end."""
+    with connection.errors(str(uuid)):
+        lookup(host, uuid).blockPull(target, 0, 0)
+
+
+def hydration(host: Any, uuid: UUID, target: str) -> tuple[int, int] | None:
+    """Bytes done and in all of a copy that runs on a disk; None if none does."""
+    with connection.errors(str(uuid)):
+        info = lookup(host, uuid).blockJobInfo(target, 0)
+    return (info["cur"], info["end"]) if info else None
+
+
+def account(host: Any) -> tuple[int, int]:
+    """The numbers of the user and the group that QEMU runs as."""
+    with connection.errors("capabilities"):
+        capabilities = ElementTree.fromstring(host.getCapabilities())  # noqa: S314 - libvirt's own words
+    for model in capabilities.iterfind("./host/secmodel"):
+        label = next((found.text for found in model.iterfind("baselabel") if model.findtext("model") == "dac"), None)
+        if label:
+            user, group = label.replace("+", "").split(":")
+            return int(user), int(group)
+    return os.geteuid(), os.getegid()
 
 
 def screenshot(host: Any, uuid: UUID) -> bytes:

@@ -1,0 +1,140 @@
+"""How others speak to the keeper of a host: over a unix socket, one line of JSON each way.
+
+Whoever needs the keeper first starts it. It ends by itself when no disk of the host reads from an image any more.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from darkroom.compute import proxy
+from darkroom.compute.hosts import Host
+from darkroom.errors import DarkroomError, UnavailableError
+
+_READY = 60.0
+_ANSWER = 90.0
+_POLL = 0.05
+_TRIES = 3
+# What keeps the keeper: one that is killed is started again; not one that had nothing left to do, or lost its folder.
+_AGAIN = 'until "$@" || [ ! -d "$0" ]; do sleep 0.3; done'
+
+
+class KeeperError(UnavailableError):
+    """The keeper of the host does not start or answer."""
+
+    code = "keeper"
+    what = "the process that serves images to this host's servers does not answer"
+
+
+class KeeperRefusedError(DarkroomError):
+    """The keeper answers that it cannot."""
+
+    code = "keeper-refused"
+    what = "the disk cannot be served"
+
+
+def ensure(host: Host) -> dict[str, Any]:
+    """Make sure that the keeper of the host runs, and return its status; raises KeeperError."""
+    try:
+        return ask(host, "status")
+    except KeeperError:
+        pass
+    host.prepare()
+    with open(host.run / "start.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        deadline, started = time.monotonic() + _READY, False
+        while True:
+            try:
+                return ask(host, "status")
+            except KeeperError:
+                if time.monotonic() > deadline:
+                    raise
+            if not started:
+                _start(host)
+                started = True
+            time.sleep(_POLL)
+
+
+def ask(host: Host, command: str, **words: Any) -> dict[str, Any]:
+    """Have the keeper do something and wait for its answer; raises KeeperError, KeeperRefusedError."""
+    request = json.dumps({"command": command, **words}).encode() + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(_ANSWER)
+            client.connect(str(control(host)))
+            client.sendall(request)
+            answer = json.loads(client.makefile().readline() or "null")
+    except (OSError, ValueError) as error:
+        raise KeeperError(host.name, "", str(error), f"see {host.run / 'keeper.log'}") from error
+    if answer is None:
+        raise KeeperError(host.name, "an answer", "none", f"see {host.run / 'keeper.log'}")
+    if "error" in answer:
+        kind = KeeperError if answer["may_pass"] else KeeperRefusedError
+        raise kind(host.name, "", answer["error"])
+    found: dict[str, Any] = answer
+    return found
+
+
+def serve(host: Host, disk: UUID, store: str) -> Path:
+    """Have a disk served as its row says, from the store that we work with; return the socket for QEMU."""
+    for attempt in range(_TRIES):
+        try:
+            ensure(host)
+            return Path(ask(host, "serve", disk=str(disk), store=store)["socket"])
+        except KeeperError:  # it may have ended in this moment, with nothing left to do
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError
+
+
+def release(host: Host, disk: UUID) -> None:
+    """Have a disk served no more; nothing to do where no keeper runs, but for its proxy."""
+    try:
+        ask(host, "release", disk=str(disk))
+    except KeeperError:
+        pass
+    proxy.stop(proxy_socket(host, disk))
+    export_socket(host, disk).unlink(missing_ok=True)
+
+
+def stop(host: Host) -> None:
+    """End the keeper, if it runs; guests wait meanwhile."""
+    try:
+        ask(host, "stop")
+    except KeeperError:
+        return
+    deadline = time.monotonic() + _READY
+    while control(host).exists() and time.monotonic() < deadline:
+        time.sleep(_POLL)
+
+
+def export_socket(host: Host, disk: UUID) -> Path:
+    """Where the keeper serves a disk."""
+    return host.run / f"{disk.hex}.x"
+
+
+def proxy_socket(host: Host, disk: UUID) -> Path:
+    """Where the proxy serves it to QEMU."""
+    return host.run / f"{disk.hex}.p"
+
+
+def control(host: Host) -> Path:
+    """Where the keeper listens."""
+    return host.run / "keeper"
+
+
+def _start(host: Host) -> None:
+    command = ["sh", "-c", _AGAIN, str(host.run), sys.executable, "-m", "darkroom.compute.keeper", host.name]
+    root = Path(__file__).parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+    with open(host.run / "keeper.log", "ab") as log:
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/", start_new_session=True
+        )

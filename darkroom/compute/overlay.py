@@ -1,0 +1,137 @@
+"""The file of a server's disk: a qcow2 over the image's NBD export, or a full copy of it.
+
+The file of a disk from an encrypted image has a LUKS layer of its own, so that nothing of it is on the host in the
+clear. Its key goes to QEMU's tools through a pipe, to libvirt as a secret that it keeps in memory alone.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+from xml.sax.saxutils import escape
+
+import libvirt
+
+from darkroom.compute import connection
+from darkroom.errors import DarkroomError
+
+_SECTOR = 512
+_ITERATIONS = "encrypt.iter-time=10"
+"""Milliseconds of key stretching, for a key that is random already."""
+_TIMEOUT = 60
+_TRIES = 50
+
+
+class OverlayError(DarkroomError):
+    """QEMU's tool cannot make the file of a disk."""
+
+    code = "disk-file"
+    what = "the file of the disk cannot be made"
+    default_remedy = "see `darkroom host check`"
+
+
+def uri(socket: Path) -> str:
+    """The address of an export on a unix socket."""
+    return f"nbd+unix:///?socket={socket}"
+
+
+def create(path: Path, size: int, key: bytes, backing: Path | None = None) -> None:
+    """Make the file of a disk of `size` bytes, over the export on `backing` if there is one; under `key` if not empty.
+
+    A file that is there is left alone: what made it wrote it whole. The export is not opened for it.
+    """
+    if path.exists():
+        return
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    words = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    if backing:
+        words += ["-u", "-F", "raw", "-b", uri(backing)]
+    for attempt in range(_TRIES):
+        with secret(key) as (options, descriptors):
+            luks = [*options, "-o", f"encrypt.format=luks,encrypt.key-secret=key,{_ITERATIONS}"] if key else []
+            try:
+                _run([*words, *luks, str(part), str(-(-size // _SECTOR) * _SECTOR)], path, descriptors)
+                break
+            except OverlayError as error:
+                # QEMU measures how fast the machine stretches keys, and gives up where its clock is too coarse.
+                if "CPU usage" not in error.found or attempt == _TRIES - 1:
+                    raise
+    part.rename(path)
+
+
+def copying(path: Path, source: Path, key: bytes) -> subprocess.Popen[bytes]:
+    """Begin to copy the export on the socket `source` into the file of a disk, which exists."""
+    with secret(key) as (options, descriptors):
+        target = ["-n", "--target-image-opts", *options, uri(source), _image(path, key)]
+        return _begin(["qemu-img", "convert", "-f", "raw", *target], descriptors)
+
+
+def flattening(path: Path, key: bytes) -> subprocess.Popen[bytes]:
+    """Begin to take into a file that no guest uses what it has not yet from its backing, and then let go of that."""
+    with secret(key) as (options, descriptors):
+        words = ["qemu-img", "rebase", "--image-opts", *options, "-b", "", "-F", "raw", _image(path, key)]
+        return _begin(words, descriptors)
+
+
+def ended(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait for a copy to end; raises OverlayError if it failed."""
+    _, said = process.communicate()
+    if process.returncode:
+        raise OverlayError(str(path), "", said.decode(errors="replace").strip() or f"exit code {process.returncode}")
+
+
+@contextmanager
+def secret(key: bytes) -> Iterator[tuple[list[str], list[int]]]:
+    """The options by which a tool of QEMU finds the key in a pipe, and the descriptors that it needs for that."""
+    if not key:
+        yield [], []
+        return
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, key.hex().encode())
+        os.close(writing)
+        yield ["--object", f"secret,id=key,file=/dev/fd/{reading}"], [reading]
+    finally:
+        os.close(reading)
+
+
+def give_secret(host: Any, disk: UUID, key: bytes) -> UUID:
+    """Let libvirt know the key of a disk, in memory alone; the secret has the disk's own id."""
+    text = f"""<secret ephemeral='yes' private='yes'><uuid>{disk}</uuid>
+        <usage type='volume'><volume>{escape(f"darkroom {disk}")}</volume></usage></secret>"""
+    with connection.errors(str(disk)):
+        host.secretDefineXML(text).setValue(key.hex().encode())
+    return disk
+
+
+def forget_secret(host: Any, disk: UUID) -> None:
+    """Undo `give_secret`."""
+    try:
+        host.secretLookupByUUIDString(str(disk)).undefine()
+    except libvirt.libvirtError:
+        pass  # there is none: the image was plain, or libvirt was started anew
+
+
+def _image(path: Path, key: bytes) -> str:
+    return f"driver=qcow2,{'encrypt.key-secret=key,' if key else ''}file.driver=file,file.filename={path}"
+
+
+def _run(words: list[str], path: Path, descriptors: list[int]) -> None:
+    null = subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            words, stdin=null, capture_output=True, text=True, timeout=_TIMEOUT, pass_fds=descriptors, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise OverlayError(str(path), "", str(error)) from error
+    if done.returncode:
+        raise OverlayError(str(path), "", done.stderr.strip())
+
+
+def _begin(words: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:
+    null = subprocess.DEVNULL
+    return subprocess.Popen(words, stdin=null, stdout=null, stderr=subprocess.PIPE, pass_fds=descriptors)
