@@ -2,13 +2,25 @@
 
 import argparse
 import json
+import re
 from typing import Any
 
 from commands import meter
 from commands.flow import OptionError
-from darkroom import inbox, projects, sharing, systems
+from darkroom import inbox, projects, quotas, sharing, systems
 from darkroom.catalog import Catalog
+from darkroom.model import GiB, KiB, MiB, TiB
 from darkroom.settings import Settings
+
+_QUOTA_OPTIONS = (
+    ("images", "N", "images that are neither killed nor deleted"),
+    ("virtual", "SIZE", "their virtual sizes together, such as 500GiB"),
+    ("stored", "SIZE", "bytes in the store, and what uploads under way may add"),
+    ("operations", "N", "images that are being made at the same time"),
+    ("members", "N", "members of one image"),
+)
+_COLUMNS = {"virtual": "virtual_size", "stored": "stored_size"}
+_UNITS = {"": 1, "b": 1, "kib": KiB, "mib": MiB, "gib": GiB, "tib": TiB}
 
 
 def add_commands(commands: Any) -> None:
@@ -26,6 +38,12 @@ def add_commands(commands: Any) -> None:
     parser = group.add_parser("list", help="list the projects, with their images and what they take in the store")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.set_defaults(run=list_)
+    parser = group.add_parser("quota", help="show what a project uses and may have, or change what it may have")
+    parser.add_argument("name", nargs="?", default="", help="for the operator; by default the project that acts")
+    for name, metavar, text in _QUOTA_OPTIONS:
+        parser.add_argument(f"--{name}", type=_limit, metavar=metavar, help=f"{text}; none: no limit")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=quota)
     parser = group.add_parser("credentials", help="give a project an account of the catalog; prints its DSN, once")
     parser.add_argument("name", nargs="?", default="", help="a project")
     parser.add_argument("--operator", action="store_true", help="the operator's account in place of a project's")
@@ -69,6 +87,46 @@ def list_(options: argparse.Namespace) -> int:
     for row in rows:
         print(f"{row['name']:{width}}  {row['images']:5} images  {meter.size(row['stored_size']):>10}")
     return 0
+
+
+def quota(options: argparse.Namespace) -> int:
+    """Print a table, or JSON, of the quotas of a project, after the changes that are asked for."""
+    given = {_COLUMNS.get(name, name): getattr(options, name) for name, _, _ in _QUOTA_OPTIONS}
+    changes = {name: None if limit < 0 else limit for name, limit in given.items() if limit is not None}
+    if options.name:
+        with _operator() as operator:
+            if changes:
+                quotas.change(operator, options.name, changes)
+            found = quotas.shown(operator, options.name)
+    elif changes:
+        raise OptionError("NAME", "the project whose quotas change", "none")
+    else:
+        with systems.open_systems(Settings()) as to:
+            found = quotas.shown(to.catalog, to.settings.project)
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    print(f"{'QUOTA':<14}{'USE':>12}{'AT MOST':>12}")
+    for name, row in found.items():
+        shown = [_figure(name, row[column]) for column in ("use", "quota")]
+        print(f"{name.replace('_', ' '):<14}{shown[0]:>12}{shown[1]:>12}")
+    return 0
+
+
+def _limit(text: str) -> int:
+    """A number, with a unit of bytes or without; -1 for none."""
+    if text == "none":
+        return -1
+    found = re.fullmatch(r"(\d+) ?([A-Za-z]*)", text)
+    if not found or found[2].lower() not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text}: a number, with B, KiB, MiB, GiB or TiB for bytes, or none")
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def _figure(name: str, value: int | None) -> str:
+    if value is None:
+        return "-"
+    return meter.size(value) if name.endswith("size") else str(value)
 
 
 def credentials(options: argparse.Namespace) -> int:

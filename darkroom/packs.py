@@ -14,11 +14,13 @@ from uuid import UUID, uuid4
 
 from darkroom import crypto
 from darkroom.errors import DamagedError
-from darkroom.model import Buffer, MiB
+from darkroom.model import CHUNK_SIZE, Buffer, MiB
 from darkroom.store import Store
 
 TARGET_SIZE = 32 * MiB
 MAX_CHUNKS = 4096
+MAX_STORED = CHUNK_SIZE + 256
+"""The most bytes that a chunk takes in a pack: its encoding, its part of the trailer, and a footer."""
 MAGIC = b"darkroom pack v1"
 _ENTRY = struct.Struct("<32sII")
 _FOOTER = struct.Struct("<16s16sII")

@@ -73,7 +73,7 @@ def upload(reader: Reader, target: Target, progress: Progress) -> None:
     """Bring all chunks of `reader` into the store, going on behind the runs that are recorded already.
 
     Holds at most a few packs in memory. Raises what the reader, the store or the catalog raise; what was recorded
-    stays, and the next call goes on there.
+    stays, and the next call goes on there. Raises QuotaError before any byte moves.
     """
     buffers.reuse()
     uploads.drop_unfinished_packs(target.catalog, target.image)
@@ -83,6 +83,7 @@ def upload(reader: Reader, target: Target, progress: Progress) -> None:
     for run in runs:
         wanted[run.first_chunk : run.first_chunk + run.chunk_count] = bytes(run.chunk_count)
     done = total - wanted.count(1)
+    uploads.reserve(target.catalog, target.image, (total - done) * packs.MAX_STORED)
     with ThreadPoolExecutor(_CODERS, "coder") as coders, ThreadPoolExecutor(_PUTTERS, "putter") as putters:
         writer = _Writer(target, putters)
         try:

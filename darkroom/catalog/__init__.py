@@ -18,7 +18,7 @@ from psycopg import conninfo, sql
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from darkroom.errors import DarkroomError, MissingError, UnavailableError
+from darkroom.errors import DarkroomError, MissingError, RefusedError, UnavailableError
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
@@ -30,6 +30,7 @@ _MIGRATION_LOCK = 0x64726B72  # "drkr"
 _CONNECT_TIMEOUT = 5
 _POOL_TIMEOUT = 10.0
 _POOL_SIZE = 8
+_OVER_QUOTA = "DK001"  # 0014_quotas.sql
 _NAME_LIMIT = 63  # Postgres keeps no longer names
 
 
@@ -64,6 +65,14 @@ class ProjectForbiddenError(CatalogRefusedError):
     default_remedy = "leave out --project and DARKROOM_PROJECT, or use an account that may: DARKROOM_CATALOG_URL"
 
 
+class QuotaError(RefusedError):
+    """The project may not have more of something: images, bytes, operations at a time, members of an image."""
+
+    code = "quota"
+    what = "this is more than the project's quota allows"
+    default_remedy = "delete what is not needed, or ask the operator: `darkroom project quota`"
+
+
 class Catalog:
     """Connections to the catalog under one role; a context manager."""
 
@@ -95,12 +104,19 @@ class Catalog:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction that commits at the end of the block; raises CatalogUnavailableError."""
+        """A transaction that commits at the end of the block; raises CatalogUnavailableError, QuotaError."""
         try:
             with self._pool.connection() as connection:
                 yield connection
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise CatalogUnavailableError(self.where, "", str(error).strip()) from error
+        except psycopg.DatabaseError as error:
+            if error.diag.sqlstate != _OVER_QUOTA:
+                raise
+            quota, most, used, need = (error.diag.message_detail or "").split()
+            unit = " bytes" if quota.endswith("size") else ""
+            found = f"{int(used):,}{unit} in use and {int(need):,}{unit} more"
+            raise QuotaError(quota.replace("_", " "), f"at most {int(most):,}{unit}", found) from error
 
     def close(self) -> None:
         """Close all connections."""

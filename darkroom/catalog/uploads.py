@@ -151,6 +151,20 @@ def find_chunks(catalog: Catalog, image: UUID, scope: int, chunk_ids: Sequence[b
     return {row["chunk_id"]: Place(row["uuid"], row["position"], row["length"]) for row in rows}
 
 
+def reserve(catalog: Catalog, image: UUID, size: int) -> None:
+    """Reserve the most bytes that an upload may add to what it has stored already; raises QuotaError.
+
+    The reservation ends with the upload, however that ends: it counts while the image is unfinished.
+    """
+    with catalog.transaction() as connection:
+        renew_lease(connection, image)
+        connection.execute(
+            """UPDATE images SET reserved_size = %s + (SELECT coalesce(sum(new_size), 0) FROM runs WHERE image_id = id)
+            WHERE id = %s""",
+            (size, image),
+        )
+
+
 def begin_pack(catalog: Catalog, image: UUID, scope: int, pack: UUID) -> None:
     """Record a pack before its object is written, referenced by the image that brings it."""
     with catalog.transaction() as connection:
