@@ -25,7 +25,8 @@ def main(source: str, name: str, key: str) -> None:
     with open_systems(settings) as to:
         if key not in [found.name for found in to.keys.listed()]:
             to.keys.create(key)
-    os.environ.update(prefect_server.client_environment(prefect_server.ensure(settings.home / "prefect")))
+    folder = settings.home / "prefect"
+    os.environ.update(prefect_server.client_environment(prefect_server.ensure(folder), folder))
     time.sleep(_SETTLE)
     started = time.monotonic()
     flow = importlib.import_module("flows.import_image").import_image

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from commands import meter
@@ -28,8 +29,7 @@ def run_flow(
     folder = settings.home / "prefect"
     if not os.environ.get("PREFECT_API_URL") and not prefect_server.status(folder)["running"] and sys.stderr.isatty():
         print("starting the embedded Prefect server; this takes some seconds", file=sys.stderr)
-    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.ensure(folder)
-    os.environ.update(prefect_server.client_environment(api_url))
+    os.environ.update(prefect_environment(folder))
     import importlib  # noqa: PLC0415 - Prefect takes seconds to import, and must find its settings made
 
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
@@ -41,6 +41,13 @@ def run_flow(
         progress.listen(shown.update)
         result: dict[str, Any] = flow(_checked(get_type_hints(flow.fn)["request"], request))
     return result
+
+
+def prefect_environment(folder: Path) -> dict[str, str]:
+    """The environment of a client of the user's Prefect server, or of the embedded one, which is started."""
+    if own := os.environ.get("PREFECT_API_URL"):
+        return prefect_server.client_environment(own)
+    return prefect_server.client_environment(prefect_server.ensure(folder), folder)
 
 
 def _checked(model: Any, request: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from commands import (
     hosts,
     images,
     keys,
+    metrics,
     migrate,
     projects,
     servers,
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         volumes,
         services,
         up,
+        metrics,
     ):
         module.add_commands(commands)
     return parser

@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import ipaddress
 import json
 import os
 import signal
@@ -13,12 +14,20 @@ from typing import Any
 
 from darkroom import postgres, prefect_server, systems
 from darkroom.catalog import Catalog
-from darkroom.errors import DarkroomError
+from darkroom.errors import DarkroomError, RefusedError
 from darkroom.settings import Settings
 
 _DOWN = 6
 _LOCK = "service.lock"
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux (fcntl(2)): kind, whence, start, length, process
+
+
+class ListenError(RefusedError):
+    """An address that cannot be listened on."""
+
+    code = "listen-address"
+    what = "this is not an address to listen on"
+    exit_code = 2
 
 
 def add_commands(commands: Any) -> None:
@@ -33,11 +42,7 @@ def add_commands(commands: Any) -> None:
 def status(options: argparse.Namespace) -> int:
     """Ask each system; exit code 6 if one is not well."""
     settings = Settings()
-    found = {
-        "catalog": _ask(lambda: _catalog(settings)),
-        "store": _ask(lambda: _checked(systems.open_object_store(settings))),
-        "keys": _ask(lambda: _checked(systems.open_key_manager(settings))),
-    }
+    found = health(settings)
     if options.json:
         print(json.dumps(found))
     else:
@@ -48,6 +53,26 @@ def status(options: argparse.Namespace) -> int:
         owner = service_owner(settings.home)
         print(f"service  {f'running, process {owner}' if owner else 'not running; `darkroom up` starts it'}")
     return 0 if all(system["well"] for system in found.values()) else _DOWN
+
+
+def health(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Whether each of the systems is well, and where it is, or what is wrong."""
+    return {
+        "catalog": _ask(lambda: _catalog(settings)),
+        "store": _ask(lambda: _checked(systems.open_object_store(settings))),
+        "keys": _ask(lambda: _checked(systems.open_key_manager(settings))),
+    }
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of ADDRESS[:PORT]; raises ListenError unless they are an IP address and a number."""
+    host, _, port = text.rpartition(":") if text.startswith("[") or text.count(":") == 1 else (text, "", "0")
+    try:
+        if not port.isdigit() or int(port) > 65535:
+            raise ValueError(port)
+        return str(ipaddress.ip_address(host.strip("[]"))), int(port)
+    except ValueError:
+        raise ListenError(text, "an IP address, and a port if wanted, such as 0.0.0.0:4200", "") from None
 
 
 def down(_: argparse.Namespace) -> int:

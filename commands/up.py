@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import services
+from commands.flow import prefect_environment
 from darkroom import prefect_server, systems
 from darkroom.errors import UnavailableError
 from darkroom.settings import Settings
@@ -34,12 +35,20 @@ class ServiceError(UnavailableError):
 def add_commands(commands: Any) -> None:
     """Add the parser of this module."""
     parser = commands.add_parser("up", help="run the service on this machine: UI, deployments, worker; ctrl-C ends it")
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1",
+        metavar="ADDRESS[:PORT]",
+        help="where API and UI listen; by default this machine alone reaches them",
+    )
+    parser.add_argument("--log", choices=("text", "json"), default="text", help="lines of the worker's log")
     parser.set_defaults(run=up)
 
 
-def up(_: argparse.Namespace) -> int:
+def up(options: argparse.Namespace) -> int:
     """Run the service until it is interrupted; then, or when a part cannot be kept up, all of it stops."""
     settings = Settings()
+    host, port = services.address(options.listen)
     if owner := services.service_owner(settings.home):
         print(f"it runs already, as process {owner}; `darkroom down` stops it")
         return services.status(argparse.Namespace(json=False))
@@ -47,7 +56,9 @@ def up(_: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell that puts it in the background has SIGINT ignored
             signal.signal(number, signal.default_int_handler)
         try:
-            _serve(settings)
+            if not os.environ.get("PREFECT_API_URL"):
+                prefect_server.listen(settings.home / "prefect", host, port)
+            _serve(settings, json_log=options.log == "json")
         except KeyboardInterrupt:
             print("stopping", flush=True)
         finally:
@@ -57,7 +68,7 @@ def up(_: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, *, json_log: bool) -> None:
     """Start all parts in order, print where they are, and watch them. Returns only by an exception."""
     with systems.open_systems(settings) as found:
         found.store.check()
@@ -65,16 +76,20 @@ def _serve(settings: Settings) -> None:
         print(f"catalog  {found.catalog.where}\nstore    {found.store.url}\nkeys     {found.keys.url}", flush=True)
     folder = settings.home / "prefect"
     own = os.environ.get("PREFECT_API_URL")
-    api_url = own or prefect_server.ensure(folder)
-    environment = _environment(settings, api_url)
+    client = prefect_environment(folder)
+    environment = _environment(settings, client, json_log=json_log)
     _apply(settings.home / "worker", environment)
-    os.environ.update(prefect_server.client_environment(api_url))
+    os.environ.update(client)
     if not own:
         _resume()
     with _worker(settings.home / "worker", environment) as worker:
         _wait_for_worker(worker, settings)
         print(f"worker   process {worker.pid}, work pool {_POOL}, log {settings.home / 'worker' / 'log'}")
-        print(f"API      {api_url}\nUI       {api_url.removesuffix('/api')}\nready; ctrl-C stops it", flush=True)
+        api_url = client["PREFECT_API_URL"]
+        print(f"API      {api_url}\nUI       {api_url.removesuffix('/api')}")
+        if not own:
+            print(f"password the line in {folder / 'password'}")
+        print("ready; ctrl-C stops it", flush=True)
         while worker.poll() is None:
             time.sleep(_WATCH)
             if not own:
@@ -82,12 +97,19 @@ def _serve(settings: Settings) -> None:
     raise ServiceError("worker", "", f"exit code {worker.returncode}", f"see {settings.home / 'worker' / 'log'}")
 
 
-def _environment(settings: Settings, api_url: str) -> dict[str, str]:
+def _environment(settings: Settings, client: dict[str, str], *, json_log: bool) -> dict[str, str]:
     """The environment of worker and deployments: as of this command, with Prefect's own files below our home."""
     folder = settings.home / "worker"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    client = {name: value for name, value in prefect_server.client_environment(api_url).items() if name not in _LOUD}
-    ours = {"PREFECT_HOME": str(folder), "PYTHONPATH": str(_ROOT), "PREFECT_WORKER_QUERY_SECONDS": "2"}
+    client = {name: value for name, value in client.items() if name not in _LOUD}
+    ours = {
+        "PREFECT_HOME": str(folder),
+        "PYTHONPATH": str(_ROOT),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the automation for runs that died expects them
+    }
+    if json_log:
+        ours["PREFECT_LOGGING_SETTINGS_PATH"] = str(_ROOT / "deployments" / "logging.yaml")
     return {**os.environ, **client, **ours, "DARKROOM_HOME": str(settings.home)}
 
 

@@ -1,13 +1,14 @@
 """The embedded Prefect server: API and UI for one machine, with the same life as the embedded catalog.
 
 It is started by the first operation that needs one, shared by all processes, and runs until it is stopped. Whoever
-has a Prefect server of their own sets PREFECT_API_URL, and this one is never started. Prefect itself is not imported
-here: that takes seconds.
+has a Prefect server of their own sets PREFECT_API_URL, and this one is never started. It asks everyone for a password,
+on loopback too: who may use it has the worker's account. Prefect itself is not imported here: that takes seconds.
 """
 
 import fcntl
 import http.client
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ _POLL = 0.05
 _STOP = 15.0
 _LET_GO = 2.0
 """How long a server that was killed may take to let go of its port, in seconds."""
+_LOOPBACK = "127.0.0.1"
 _NOWHERE = "http://127.0.0.1:9"
 _NOT_INHERITED = ("PREFECT_", "DARKROOM_", "AWS_")
 
@@ -66,7 +68,7 @@ class PrefectServerError(UnavailableError):
 
 def ensure(folder: Path) -> str:
     """Make sure that the server below `folder` runs; return its API URL. Raises PrefectServerError."""
-    if not (_pid(folder) and _answers(_port(folder))):
+    if not (_pid(folder) and _answers(folder)):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(folder) as lock:
             # One that was just killed is still there for a moment, and never answers.
@@ -75,6 +77,35 @@ def ensure(folder: Path) -> str:
                 if not _wait(folder):
                     raise _failure(folder)
     return _url(folder)
+
+
+def listen(folder: Path, host: str, port: int) -> None:
+    """Have the server below `folder` listen on this address from its next start on; port 0: as before, or any.
+
+    One that runs on another address is stopped.
+    """
+    if (host, port or _port(folder)) != (_host(folder), _port(folder)):
+        stop(folder)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "host").write_text(host)
+    if port:
+        (folder / "port").write_text(str(port))
+
+
+def password(folder: Path) -> str:
+    """What the server asks for, as `user:password`: made once, and readable by this account only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = folder / "password"
+    if not file.exists():
+        part = folder / f".password-{secrets.token_hex(4)}"
+        part.touch(mode=0o600)
+        part.write_text(f"darkroom:{secrets.token_urlsafe(24)}\n")
+        try:
+            os.link(part, file)  # the first of several wins
+        except FileExistsError:
+            pass
+        part.unlink()
+    return file.read_text().strip()
 
 
 def stop(folder: Path) -> None:
@@ -99,19 +130,22 @@ def status(folder: Path) -> dict[str, Any]:
     return {"running": pid is not None, "pid": pid, "url": _url(folder) if pid else None}
 
 
-def client_environment(api_url: str) -> dict[str, str]:
+def client_environment(api_url: str, folder: Path | None = None) -> dict[str, str]:
     """What to set before Prefect is imported, for flows whose words are meant for people at a terminal.
 
-    The log of a run goes to the server, not to the terminal; a server on this machine is not sought behind a proxy.
+    `folder` is that of the embedded server, if that is the one at `api_url`; its password goes with it. The log of a
+    run goes to the server, not to the terminal; a server on this machine is not sought behind a proxy.
     """
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", "127.0.0.1", "localhost"]
     proxies = dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, direct)))
     silence = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL"}
-    return {**QUIET, **proxies, **silence, "PREFECT_API_URL": api_url}
+    known = {"PREFECT_API_AUTH_STRING": password(folder)} if folder else {}
+    return {**QUIET, **proxies, **silence, **known, "PREFECT_API_URL": api_url}
 
 
 def _start(folder: Path, lock: int) -> None:
-    port = _free_port(_port(folder))
+    host = _host(folder)
+    port = _free_port(host, _port(folder))
     (folder / "port").write_text(str(port))
     _leave_out_second_ui(folder / "ui")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
@@ -119,10 +153,11 @@ def _start(folder: Path, lock: int) -> None:
         **inherited,
         **_SERVER,
         "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_HOST": host,
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_API_AUTH_STRING": password(folder),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
-        "PREFECT_SERVER_UI_API_URL": _url(folder),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of the same origin, whatever name or proxy the browser came by
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
     }
     command = ["sh", "-c", _RECORDED, "sh", sys.executable, "-m", "prefect", "server", "start"]
@@ -149,7 +184,7 @@ def _leave_out_second_ui(folder: Path) -> None:
 def _wait(folder: Path) -> bool:
     """Wait until the server answers; False if it ends before. Raises PrefectServerError when it takes too long."""
     deadline = time.monotonic() + _READY
-    while not _answers(_port(folder)):
+    while not _answers(folder):
         if not _pid(folder):
             return False
         if time.monotonic() > deadline:
@@ -186,32 +221,47 @@ def _port(folder: Path) -> int:
         return 0
 
 
+def _host(folder: Path) -> str:
+    """The address that it listens on."""
+    try:
+        return (folder / "host").read_text()
+    except OSError:
+        return _LOOPBACK
+
+
+def _reached_at(folder: Path) -> str:
+    """The address at which this machine reaches it."""
+    host = _host(folder)
+    return _LOOPBACK if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound to
+
+
 def _url(folder: Path) -> str:
-    return f"http://127.0.0.1:{_port(folder)}/api"
+    host = _reached_at(folder)
+    return f"http://{f'[{host}]' if ':' in host else host}:{_port(folder)}/api"
 
 
-def _free_port(wanted: int) -> int:
+def _free_port(host: str, wanted: int) -> int:
     """The wanted port, so that workers and bookmarks find the server again; any that is free if it stays taken."""
     deadline = time.monotonic() + _LET_GO
-    while not (port := _bindable(wanted)):
+    while not (port := _bindable(host, wanted)):
         if time.monotonic() > deadline:
             wanted = 0
         time.sleep(_POLL)
     return port
 
 
-def _bindable(port: int) -> int:
-    with socket.socket() as probe:
+def _bindable(host: str, port: int) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return 0
         return int(probe.getsockname()[1])
 
 
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+def _answers(folder: Path) -> bool:
+    connection = http.client.HTTPConnection(_reached_at(folder), _port(folder), timeout=5)
     try:
         connection.request("GET", "/api/health")
         return connection.getresponse().status == http.HTTPStatus.OK

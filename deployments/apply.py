@@ -8,12 +8,17 @@ in the UI (a schedule that was paused, the limits of the pool) stays.
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events import AutomationCore, EventTrigger
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
@@ -23,6 +28,8 @@ from darkroom.settings import Settings
 ROOT = Path(__file__).parent.parent
 POOL = "darkroom"
 DOCUMENT = "default"
+AUTOMATION = "darkroom: runs whose process died are asked for again"
+UNHEARD = timedelta(seconds=90)
 
 
 def main() -> int:
@@ -33,6 +40,7 @@ def main() -> int:
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file"]
     code = subprocess.run([*deploy, "deployments/prefect.yaml"], cwd=ROOT, check=False).returncode
     pause(paused)
+    create_automation()
     return code
 
 
@@ -66,6 +74,25 @@ def create_pool() -> None:
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def create_automation() -> None:
+    """Have a run asked for again whose process is not heard of any more, unless such an automation is there.
+
+    Prefect would leave it Running for ever. That it may run still, unheard, does no harm: the catalog's leases tell.
+    """
+    heard = EventTrigger(
+        posture=Posture.Proactive,
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        threshold=1,
+        within=UNHEARD,
+    )
+    again = ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="its process died", force=True)
+    with get_client(sync_client=True) as client:
+        if not client.read_automations_by_name(AUTOMATION):
+            client.create_automation(AutomationCore(name=AUTOMATION, trigger=heard, actions=[again]))
 
 
 def paused_schedules() -> set[UUID]:

@@ -8,7 +8,7 @@ from flows.parameters.migrating import MigrateImages
 from tasks import migrating, summary
 
 
-@flow(name="migrate-images", persist_result=False)
+@flow(name="migrate-images", persist_result=False, on_cancellation=[migrating.stop])
 def migrate_images(request: MigrateImages) -> dict[str, Any]:
     """Import all that a table names. The same table again goes on where it was left, and imports nothing twice."""
     blocks = request.blocks.names()

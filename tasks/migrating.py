@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger, runtime, task
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
 from darkroom.catalog import batches
@@ -21,7 +22,8 @@ HELPER = "help-migration/default"
 def register(source: str, report: str, retry_failed: bool, blocks: Blocks) -> str:
     """Read and check the table as a whole, and make its batch, or find it."""
     with opened(blocks) as systems:
-        return batch_of.register(systems, source, report, retry_failed=retry_failed)
+        run = str(runtime.flow_run.id or "")
+        return batch_of.register(systems, source, report, run=run, retry_failed=retry_failed)
 
 
 @task(name="call helpers", **POLICY)
@@ -48,8 +50,8 @@ def import_rows(batch: str, concurrency: int, lead: bool, blocks: Blocks) -> dic
         return work.work(systems, batch, concurrency, progress, done, lead=lead)
 
 
-@task(name="stop", **POLICY)
-def stop(batch: str, blocks: Blocks) -> None:
-    """Begin no more rows, in any worker."""
-    with opened(blocks) as systems:
-        batches.stop(systems.catalog, batch)
+def stop(flow: Any, flow_run: FlowRun, state: Any) -> None:
+    """When the run that leads a batch is cancelled, begin no more rows, in any worker."""
+    names = flow_run.parameters.get("request", {}).get("blocks", {})
+    with opened(Blocks(**names)) as systems:
+        batches.stop(systems.catalog, str(flow_run.id))

@@ -15,6 +15,7 @@ from blocks.store import ObjectStore
 from darkroom import systems
 from darkroom.settings import Settings
 from darkroom.systems import Systems
+from tasks.events import tell
 
 B = TypeVar("B", bound=Block)
 
@@ -44,6 +45,7 @@ def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
         catalog_url=_load(CatalogDatabase, blocks.catalog).open() if blocks.catalog else "",
         operator=operator,
     ) as found:
+        found.catalog.listeners.append(tell)
         yield found
 
 

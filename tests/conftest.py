@@ -93,12 +93,31 @@ def prefect_folder(short_folder):
 
 
 @pytest.fixture
-def prefect_api(prefect_folder, home):
+def prefect_password(prefect_folder, monkeypatch):
+    """Its password, for this process and those that it starts with PREFECT_API_URL set."""
+    password = prefect_server.password(prefect_folder)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
+    return password
+
+
+@pytest.fixture
+def prefect_api(prefect_folder, prefect_password, home):
     """The API of that server, to which the flows that a test runs in this process report."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
 
     url = prefect_server.ensure(prefect_folder)
-    settings = {PREFECT_API_URL: url, PREFECT_HOME: home / "prefect-client", PREFECT_LOGGING_TO_API_ENABLED: False}
+    settings = {
+        PREFECT_API_URL: url,
+        PREFECT_API_AUTH_STRING: prefect_password,
+        PREFECT_HOME: home / "prefect-client",
+        PREFECT_LOGGING_TO_API_ENABLED: False,
+    }
     with temporary_settings(settings):
         yield url
 

@@ -16,7 +16,7 @@ DARKROOM = str(Path(sys.executable).with_name("darkroom"))
 
 
 @pytest.fixture
-def darkroom(catalog_url, prefect_folder, home, monkeypatch):
+def darkroom(catalog_url, prefect_folder, prefect_password, home, monkeypatch):
     """Run `darkroom` in a fresh home; the exit code, standard output, and standard error."""
     from darkroom import prefect_server
 

@@ -1,5 +1,6 @@
 """The deployments, made as their file says, and run by a worker."""
 
+import base64
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def prefect(prefect_folder, home):
     """Run Prefect's command line against the embedded server, from the root of the repository."""
-    quiet = prefect_server.client_environment(prefect_server.ensure(prefect_folder))
+    quiet = prefect_server.client_environment(prefect_server.ensure(prefect_folder), prefect_folder)
 
     def run(*words: str) -> str:
         environment = {**os.environ, **quiet, "PREFECT_HOME": str(home / "prefect-client"), "PYTHONPATH": str(ROOT)}
@@ -41,7 +42,7 @@ def prefect(prefect_folder, home):
 @pytest.fixture
 def apply(prefect_folder, home, monkeypatch):
     """Run `python -m deployments.apply` against that server."""
-    for name, value in prefect_server.client_environment(prefect_server.ensure(prefect_folder)).items():
+    for name, value in prefect_server.client_environment(prefect_server.ensure(prefect_folder), prefect_folder).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PREFECT_HOME", str(home / "prefect-client"))
     return lambda: subprocess.run([sys.executable, "-m", "deployments.apply"], cwd=ROOT, check=True, timeout=100)
@@ -62,16 +63,19 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, apply
     prefect("worker", "start", "--pool", "darkroom", "--run-once")
 
     url = prefect_server.ensure(prefect_folder)
-    made = found(f"{url}/deployments/filter")
+    password = prefect_server.password(prefect_folder)
+    made = found(f"{url}/deployments/filter", password)
     assert sorted(one["entrypoint"] for one in made) == sorted(f"flows.{name}.{name}" for name in flows())
     assert [one["name"] for one in made if one["pull_steps"] or not one["description"] or not one["tags"]] == []
     assert {"darkroom-catalog", "darkroom-object-store", "darkroom-key-manager", "darkroom-project"} <= {
-        kind["slug"] for kind in found(f"{url}/block_types/filter")
+        kind["slug"] for kind in found(f"{url}/block_types/filter", password)
     }
     assert images.find(to.catalog, "web-1")["status"] == "active"
 
 
-def found(url: str) -> list[dict]:
-    request = urllib.request.Request(url, b"{}", {"content-type": "application/json"})
+def found(url: str, password: str) -> list[dict]:
+    token = base64.b64encode(password.encode()).decode()
+    headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
+    request = urllib.request.Request(url, b"{}", headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)

@@ -54,7 +54,7 @@ def at_once(monkeypatch):
 
 
 def migrate(to, table, report="", concurrency=2, **options):
-    made = batch.register(to, str(table), str(report), **{"retry_failed": False, **options})
+    made = batch.register(to, str(table), str(report), **options)
     return work.work(to, made, concurrency, operations.quiet, ignore, lead=True)
 
 
@@ -87,7 +87,7 @@ def test_all_errors_of_a_table_are_told_at_once_by_row_and_column(to, tmp_path):
     )
 
     with pytest.raises(TableInvalidError) as caught:
-        batch.register(to, str(table), "", retry_failed=False)
+        batch.register(to, str(table), "")
 
     found = caught.value.found.splitlines()
     assert [line.partition(": ")[0] for line in found] == [
@@ -143,7 +143,7 @@ def test_a_key_that_is_missing_is_an_error_of_its_row(to, tmp_path):
     table = write(tmp_path / "t.csv", ("source", "name", "key"), ("/a", "a", "gold"), ("/b", "b", "silver"))
 
     with pytest.raises(TableInvalidError, match="row 3, column key: key-not-found: silver"):
-        batch.register(to, str(table), "", retry_failed=False)
+        batch.register(to, str(table), "")
 
 
 def test_each_row_becomes_one_image_and_one_line_of_the_report(to, table, tmp_path):
@@ -211,7 +211,7 @@ def test_what_may_pass_is_tried_again_and_given_up_in_the_end(to, table, monkeyp
 
 
 def test_what_waits_for_its_next_attempt_waits_longer_each_time(to, table):
-    made = batch.register(to, str(table), "", retry_failed=False)
+    made = batch.register(to, str(table), "")
     waits = []
     for _ in range(3):
         row = batches.claim(to.catalog, made)
@@ -225,7 +225,7 @@ def test_what_waits_for_its_next_attempt_waits_longer_each_time(to, table):
 
 
 def test_a_row_whose_processes_keep_dying_is_given_up(to, table):
-    made = batch.register(to, str(table), "", retry_failed=False)
+    made = batch.register(to, str(table), "")
     with to.catalog.transaction() as connection:
         connection.execute("UPDATE batch_rows SET attempts = %s WHERE number = 2", (batches.MAX_ATTEMPTS,))
 
@@ -238,7 +238,7 @@ def start(made) -> subprocess.Popen:
 
 def test_a_worker_killed_with_9_is_replaced_by_the_others_and_nothing_is_imported_twice(to, tmp_path):
     table = sources.make(tmp_path / "sources", 30, size=SMALL, broken_every=10)
-    made = batch.register(to, str(table), str(tmp_path / "out.csv"), retry_failed=False)
+    made = batch.register(to, str(table), str(tmp_path / "out.csv"))
     first, second = start(made), start(made)
     for _ in range(4):
         first.stdout.readline()
@@ -257,7 +257,7 @@ def test_a_worker_killed_with_9_is_replaced_by_the_others_and_nothing_is_importe
 
 
 def test_the_lease_of_a_worker_on_another_host_is_waited_for(to, table):
-    made = batch.register(to, str(table), "", retry_failed=False)
+    made = batch.register(to, str(table), "")
     with to.catalog.transaction() as connection:
         connection.execute(
             """UPDATE batch_rows SET status = 'running', holder = 'elsewhere boot 1 1',
@@ -272,7 +272,7 @@ def test_the_lease_of_a_worker_on_another_host_is_waited_for(to, table):
 
 
 def test_a_row_that_another_process_took_over_is_not_ticked_off_by_the_first(to, table):
-    made = batch.register(to, str(table), "", retry_failed=False)
+    made = batch.register(to, str(table), "")
     row = batches.claim(to.catalog, made)
     with to.catalog.transaction() as connection:
         connection.execute("UPDATE batch_rows SET holder = 'elsewhere boot 1 1' WHERE number = %s", (row["number"],))
@@ -281,15 +281,15 @@ def test_a_row_that_another_process_took_over_is_not_ticked_off_by_the_first(to,
 
 
 def test_a_stopped_batch_begins_no_row_until_it_is_asked_for_again(to, table):
-    made = batch.register(to, str(table), "", retry_failed=False)
-    batches.stop(to.catalog, made)
+    made = batch.register(to, str(table), "", run="1")
+    batches.stop(to.catalog, "1")
 
     assert work.work(to, made, 2, operations.quiet, ignore, lead=False)["left"] == 10
     assert migrate(to, table)["done"] == 10
 
 
 def test_no_other_project_sees_a_batch(to, catalog_url, table, monkeypatch):
-    made = batch.register(to, str(table), "", retry_failed=False)
+    made = batch.register(to, str(table), "")
     with Catalog(catalog_url, None) as operator, operator.transaction() as connection:
         create_project(connection, "other")
     monkeypatch.setenv("DARKROOM_PROJECT", "other")

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = """
-import fcntl, os, socket, struct, subprocess, sys, urllib.request
+import base64, fcntl, os, socket, struct, subprocess, sys, urllib.request
 from pathlib import Path
 
 with socket.socket() as any_socket:  # netdevice(7): SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
@@ -28,13 +28,15 @@ def prefect(*words):
 folder = Path(sys.argv[1])
 try:
     url = prefect_server.ensure(folder)
-    os.environ.update(prefect_server.client_environment(url))
+    os.environ.update(prefect_server.client_environment(url, folder))
     prefect("work-pool", "create", "tiny", "--type", "process")
     prefect("deploy", "tiny_flow.hello", "--name", "default", "--pool", "tiny")
     prefect("deployment", "run", "hello/default")
     prefect("worker", "start", "--pool", "tiny", "--run-once")
     for page in ("/collections/views/aggregate-worker-metadata", "/admin/settings"):  # what pages of the UI ask for
-        urllib.request.urlopen(url + page, timeout=30).read()
+        token = base64.b64encode(prefect_server.password(folder).encode()).decode()
+        request = urllib.request.Request(url + page, headers={"authorization": "Basic " + token})
+        urllib.request.urlopen(request, timeout=30).read()
     urllib.request.urlopen(url.removesuffix("api"), timeout=30).read()
     from prefect.client.orchestration import get_client
     with get_client(sync_client=True) as client:

@@ -1,5 +1,6 @@
 """The embedded Prefect server: one per folder, whoever starts it, whatever is killed."""
 
+import base64
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -49,9 +51,10 @@ def servers_of(folder: Path) -> list[int]:
     return found
 
 
-def answer(url: str, body: dict | None = None):
+def answer(url: str, body: dict | None = None, password: str = ""):
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    token = base64.b64encode(password.encode()).decode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json", "authorization": f"Basic {token}"})
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
 
@@ -67,13 +70,13 @@ def test_two_processes_that_start_it_at_once_get_the_same_one(folder):
 
 def test_after_kill_9_it_comes_back_at_the_same_address_with_what_it_knew(folder):
     url = prefect_server.ensure(folder)
-    made = answer(f"{url}/flows/", {"name": "remembered"})
+    made = answer(f"{url}/flows/", {"name": "remembered"}, prefect_server.password(folder))
     first = prefect_server.status(folder)["pid"]
     os.killpg(first, signal.SIGKILL)
 
     assert prefect_server.ensure(folder) == url
     assert prefect_server.status(folder)["pid"] != first
-    assert answer(f"{url}/flows/{made['id']}")["name"] == "remembered"
+    assert answer(f"{url}/flows/{made['id']}", password=prefect_server.password(folder))["name"] == "remembered"
 
 
 def test_a_starter_killed_while_it_starts_leaves_one_that_the_next_one_finds(folder):
@@ -131,8 +134,35 @@ def test_its_ui_finds_its_api_and_is_the_one_that_asks_nobody_else(prefect_folde
     url = prefect_server.ensure(prefect_folder)
     found = answer(url.removesuffix("/api") + "/ui-settings")
 
-    assert found["api_url"] == url
+    assert found["api_url"] == "/api"
     assert found["available_uis"] == ["v1"]
+
+
+@pytest.mark.parametrize("password", ["", "darkroom:", "darkroom:guess"])
+def test_who_does_not_know_its_password_is_told_nothing(prefect_folder, password):
+    url = prefect_server.ensure(prefect_folder)
+    file = prefect_folder / "password"
+
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        answer(f"{url}/flow_runs/filter", {}, password)
+    assert refused.value.code == 401
+    assert answer(f"{url}/flow_runs/filter", {}, file.read_text().strip()) is not None
+    assert (file.stat().st_mode & 0o777, file.stat().st_uid) == (0o600, os.getuid())
+    assert len(file.read_text().strip()) > 30
+
+
+def test_it_listens_where_it_is_told_to_and_keeps_its_password(folder):
+    url = prefect_server.ensure(folder)
+    password = prefect_server.password(folder)
+    prefect_server.listen(folder, "127.0.0.2", 0)
+    assert prefect_server.status(folder)["pid"] is None
+
+    moved = prefect_server.ensure(folder)
+    assert moved == url.replace("127.0.0.1", "127.0.0.2")
+    assert prefect_server.password(folder) == password
+    prefect_server.listen(folder, "127.0.0.2", 0)
+    assert prefect_server.status(folder)["pid"] is not None
+    assert answer(f"{moved}/flows/filter", {}, password) == []
 
 
 def test_a_page_of_another_site_may_not_ask_it(prefect_folder):

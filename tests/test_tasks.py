@@ -1,6 +1,5 @@
 """How steps run under Prefect: what is tried again, what a run ends as, what it shows, which systems it uses."""
 
-import json
 from uuid import UUID
 
 import pytest
@@ -111,12 +110,13 @@ def test_work_goes_on_when_its_progress_cannot_be_shown(prefect_api, monkeypatch
     assert heard == [("NOT A KEY THAT PREFECT TAKES", 1, 2)]
 
 
-def test_an_import_ends_with_an_active_image_and_its_table(prefect_api, to, raw_disk):
+def test_an_import_ends_with_an_active_image_and_its_page(prefect_api, to, raw_disk):
     result = import_image(ImportImage(source=str(raw_disk), name="web-1", key="gold"))
-    rows = json.loads(Artifact.get("import").data)
+    page = Artifact.get("import").data
 
     assert images.find(to.catalog, "web-1")["status"] == "active"
-    assert {"what": "content digest", "value": result["content_digest"]} in rows
+    assert f"| content digest | `{result['content_digest']}` |" in page
+    assert f"| virtual size | 40.3 MiB ({result['virtual_size']:,} bytes) |" in page
 
 
 def test_an_export_through_its_flow_gives_the_same_bytes(prefect_api, to, raw_disk, tmp_path):

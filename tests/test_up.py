@@ -1,5 +1,6 @@
 """`darkroom up`: from nothing to a run that was asked for through the API, and back to nothing."""
 
+import base64
 import json
 import os
 import signal
@@ -42,7 +43,8 @@ class Service:
 
     def ask(self, path: str, body: dict | None = None, method: str = "POST"):
         data = None if method == "GET" else json.dumps(body or {}).encode()
-        headers = {"content-type": "application/json"}
+        token = base64.b64encode((self.home / "prefect" / "password").read_bytes().strip()).decode()
+        headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
         request = urllib.request.Request(self.api + path, data, headers, method=method)
         for _ in range(5):
             try:

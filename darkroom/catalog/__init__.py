@@ -7,11 +7,12 @@ functions, one transaction each: `images` (rows and status), `uploads` (leases, 
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import conninfo, sql
@@ -22,6 +23,7 @@ from darkroom.errors import DarkroomError, MissingError, RefusedError, Unavailab
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
+_noted: WeakKeyDictionary[Connection, list[Row]] = WeakKeyDictionary()
 DEFAULT_PROJECT = "default"
 OPERATOR = "darkroom_operator"
 """The role of the operator, beside the owner of the schema."""
@@ -83,6 +85,7 @@ class Catalog:
         takes the role of any project. Or the account of one project or of the operator, which act as themselves.
         Raises CatalogUnavailableError, CatalogRefusedError, ProjectMissingError, ProjectForbiddenError.
         """
+        self.listeners: list[Callable[[Row], None]] = []
         self.where = _where(dsn)
         self.project, role = _prepare(dsn, project)
         options = f"-c search_path={_SCHEMA}" + (f" -c role={role}" if role else "")
@@ -104,9 +107,13 @@ class Catalog:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction that commits at the end of the block; raises CatalogUnavailableError, QuotaError."""
+        """A transaction that commits at the end of the block; raises CatalogUnavailableError, QuotaError.
+
+        Then the listeners hear of what it appended to the audit log.
+        """
         try:
             with self._pool.connection() as connection:
+                _noted.pop(connection, None)  # of one that was rolled back
                 yield connection
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
             raise CatalogUnavailableError(self.where, "", str(error).strip()) from error
@@ -117,6 +124,9 @@ class Catalog:
             unit = " bytes" if quota.endswith("size") else ""
             found = f"{int(used):,}{unit} in use and {int(need):,}{unit} more"
             raise QuotaError(quota.replace("_", " "), f"at most {int(most):,}{unit}", found) from error
+        for event in _noted.pop(connection, ()):
+            for listener in self.listeners:
+                listener(event)
 
     def close(self) -> None:
         """Close all connections."""
@@ -127,6 +137,11 @@ class Catalog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def note(connection: Connection, event: Row) -> None:
+    """Have the listeners of the catalog hear of an event when the transaction has committed."""
+    _noted.setdefault(connection, []).append(event)
 
 
 def create_project(connection: Connection, name: str) -> str:

@@ -36,13 +36,17 @@ class Outcome:
     """The reason may pass: the row waits for its next attempt, if it has one left."""
 
 
-def create(connection: Connection, source: str, digest: bytes, report: str, rows: Mapping[int, dict[str, Any]]) -> UUID:
-    """Make the batch of these rows, or find the one that was made of the same rows; it is no longer stopped."""
+def create(connection: Connection, columns: dict[str, Any], rows: Mapping[int, dict[str, Any]]) -> UUID:
+    """Make the batch of these rows, or find the one that was made of the same rows; it is no longer stopped.
+
+    `columns` holds source, digest, report and run.
+    """
     found = connection.execute(
-        """INSERT INTO batches (source, digest, report) VALUES (%s, %s, %s) ON CONFLICT (project_id, digest)
-        DO UPDATE SET source = excluded.source, report = excluded.report, stopped = false
+        """INSERT INTO batches (source, digest, report, run) VALUES (%(source)s, %(digest)s, %(report)s, %(run)s)
+        ON CONFLICT (project_id, digest) DO UPDATE
+        SET source = excluded.source, report = excluded.report, run = excluded.run, stopped = false
         RETURNING id, xmax = 0 AS made""",
-        (source, digest, report),
+        columns,
     ).fetchone()
     assert found
     batch: UUID = found["id"]
@@ -52,7 +56,7 @@ def create(connection: Connection, source: str, digest: bytes, report: str, rows
             SELECT %s, number, request FROM unnest(%s::integer[], %s::jsonb[]) AS r (number, request)""",
             (batch, list(rows), [Jsonb(request) for request in rows.values()]),
         )
-    images.record_event(connection, "migrate", None, "started", f"{len(rows)} rows of {source}")
+    images.record_event(connection, "migrate", None, "started", f"{len(rows)} rows of {columns['source']}")
     return batch
 
 
@@ -74,10 +78,10 @@ def retry_failed(connection: Connection, batch: UUID) -> int:
     ).rowcount
 
 
-def stop(catalog: Catalog, batch: str) -> None:
-    """Begin no more rows, in any process; those that are under way end."""
+def stop(catalog: Catalog, run: str) -> None:
+    """Have no more rows begun, in any process, of the batch that this run leads; those that are under way end."""
     with catalog.transaction() as connection:
-        connection.execute("UPDATE batches SET stopped = true WHERE id = %s", (batch,))
+        connection.execute("UPDATE batches SET stopped = true WHERE run = %s", (run,))
 
 
 def claim(catalog: Catalog, batch: str) -> Row | None:

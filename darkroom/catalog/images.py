@@ -8,7 +8,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from darkroom import lifecycle
-from darkroom.catalog import Catalog, Connection, Row
+from darkroom.catalog import Catalog, Connection, Row, note
 from darkroom.errors import ConflictError, MissingError, RefusedError
 
 _MINIMUM_PREFIX = 4
@@ -236,3 +236,4 @@ def record_event(connection: Connection, operation: str, image: UUID | None, out
         "INSERT INTO events (operation, image_id, outcome, reason) VALUES (%s, %s, %s, %s)",
         (operation, image, outcome, reason[:1000]),
     )
+    note(connection, {"operation": operation, "image_id": image, "outcome": outcome, "reason": reason[:1000]})

@@ -59,14 +59,17 @@ def plan(to: Systems, requests: dict[int, ImportRequest], report: str) -> dict[s
     return {"rows": len(rows), **{name: statuses.count(name) for name in ("ready", "done")}, **reports.failures(rows)}
 
 
-def register(to: Systems, url: str, report: str, *, retry_failed: bool) -> str:
-    """Make the batch of the table at `url`, or find it; return its id. Raises what `read_table` raises."""
+def register(to: Systems, url: str, report: str, *, run: str = "", retry_failed: bool = False) -> str:
+    """Make the batch of the table at `url`, or find it; return its id. Raises what `read_table` raises.
+
+    `run` names who leads it from now on.
+    """
     requests = read_table(to, url)
     reports.check_place(report)
     rows = {number: dataclasses.asdict(request) for number, request in requests.items()}
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).digest()
     with to.catalog.transaction() as connection:
-        batch = batches.create(connection, url, digest, report, rows)
+        batch = batches.create(connection, {"source": url, "digest": digest, "report": report, "run": run}, rows)
         if retry_failed:
             batches.retry_failed(connection, batch)
     return str(batch)

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 from darkroom import creation, importing
@@ -40,7 +41,10 @@ def work(to: Systems, batch: str, concurrency: int, progress: Progress, done: Do
 
     loops = [lambda: _import_rows(to, batch, over, done)] * concurrency
     # Daemons: a process that is told to end does not wait for its imports, which another one goes on with.
-    threads = [threading.Thread(target=run, args=(loop,), name="import", daemon=True) for loop in loops]
+    # Each in a copy of this context, which says to those who listen whose work it is.
+    threads = [
+        threading.Thread(target=copy_context().run, args=(run, loop), name="import", daemon=True) for loop in loops
+    ]
     heart = threading.Thread(target=_beat, args=(to, batch, over), name="rows", daemon=True)
     for thread in (heart, *threads):
         thread.start()
