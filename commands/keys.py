@@ -1,4 +1,4 @@
-"""`darkroom key` and `rekey`: the key-encryption keys of a project, and which of them an image is under."""
+"""`darkroom key`, `rekey` and `replicate`: a project's keys, which an image is under, and copies under others."""
 
 import argparse
 import dataclasses
@@ -6,9 +6,10 @@ import json
 import sys
 from typing import Any
 
-from commands import browse
+from commands import browse, meter
 from commands.flow import run_flow
 from darkroom import keyring
+from darkroom.replicating import ReplicateRequest
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
@@ -34,6 +35,16 @@ def add_commands(commands: Any) -> None:
     parser = group.add_parser("list", help="list the project's keys and their states")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.set_defaults(run=list_)
+
+    parser = commands.add_parser("replicate", help="copy an image: own or accepted, to another key, or plain")
+    parser.add_argument("image", help="an id, an unambiguous prefix of one, or a name")
+    parser.add_argument("--name", required=True, help="the copy's name, unique in the project")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--key", default="", help="encrypt the copy under this key; by default it is as the source is")
+    chosen.add_argument("--plain", action="store_true", help="do not encrypt the copy")
+    parser.add_argument("--description", default="", help="by default the source's")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=replicate)
 
     parser = commands.add_parser("rekey", help="put an encrypted image under another key; no data is rewritten")
     parser.add_argument("image", help="an id, an unambiguous prefix of one, or a name")
@@ -98,5 +109,19 @@ def rekey(options: argparse.Namespace) -> int:
         print(json.dumps(result))
     else:
         print(f"{result['name']}: from key {result['old_key']} to {result['key']}", file=sys.stderr)
+        print(result["image"])
+    return 0
+
+
+def replicate(options: argparse.Namespace) -> int:
+    """Copy an image; prints the copy's id."""
+    request = {name: getattr(options, name) for name in ("image", "name", "key", "plain", "description")}
+    ReplicateRequest(**request).check()
+    result = run_flow("replicate_image", request, Settings())
+    if options.json:
+        print(json.dumps(result))
+    else:
+        under = f"under key {result['key']}" if result["key"] else "plain"
+        print(f"{result['name']}: {under}, new {meter.size(result['new_size'])}", file=sys.stderr)
         print(result["image"])
     return 0

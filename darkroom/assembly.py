@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from darkroom import chunks, crypto, manifest, upload
+from darkroom import chunks, manifest, upload
 from darkroom.catalog import uploads
 from darkroom.content import ContentHasher
 from darkroom.manifest import PAGE_CHUNKS, ChunkRef
@@ -42,10 +42,7 @@ def write_manifest(target: upload.Target, virtual_size: int) -> Totals:
     )
     runs = uploads.finished_runs(target.catalog, target.image, target.disk)
     new_size = sum(run.new_size for run in runs)
-    digest, mac = crypto.digest(writer.table), None
-    if target.scope.encrypted:
-        mac = crypto.manifest_mac(target.data_key, target.image, target.disk, digest)
-    return Totals(pages.allocated_size, pages.stored_size, new_size, pages.content_digest(), digest, mac)
+    return Totals(pages.allocated_size, pages.stored_size, new_size, pages.content_digest(), *writer.digests())
 
 
 class _Pages:

@@ -27,6 +27,8 @@ from darkroom.model import CHUNK_SIZE, Buffer
 from darkroom.store import Store
 
 PAGE_CHUNKS = 4096
+_WINDOW_PAGES = 64
+"""Pages that are read at once where all are: 12 MiB at most, or a fraction of that where disks are sparse."""
 MAGIC = b"darkroom mani v1"
 _REF = struct.Struct("<IIII32s")
 _HEADER = struct.Struct("<16s16s16sIIQIIII32s")
@@ -121,10 +123,21 @@ class Writer:
 
         `content_digest` is called when all pages have been taken, since it covers them all.
         """
-        for number, refs in enumerate(pages):
-            for ref in refs:
-                self.packs.setdefault(ref.pack, len(self.packs))
-            data = self._page(number, refs)
+        return self._encode((self._listed(number, refs) for number, refs in enumerate(pages)), content_digest)
+
+    def encode_copy(self, store: Store, source: Manifest, data_key: bytes) -> Iterator[bytes]:
+        """As `encode`, with the pages of another manifest of the same scope and size, which `data_key` opens.
+
+        The object is as large as that of the source.
+        """
+        self.packs = {pack: number for number, pack in enumerate(source.packs)}
+        return self._encode(_all_pages(store, source, data_key), lambda: source.content_digest)
+
+    def _encode(self, pages: Iterable[bytes], content_digest: Callable[[], bytes]) -> Iterator[bytes]:
+        for number, page in enumerate(pages):
+            data = page
+            if data and self.scope.encrypted:
+                data = crypto.seal_page(self.data_key, self.image, self.disk, number, page)
             self.pages.append(PageInfo(self._offset, len(data), crypto.digest(data)))
             self._offset += len(data)
             yield data
@@ -132,11 +145,17 @@ class Writer:
         yield self.table
         yield _FOOTER.pack(self._offset, len(self.table))
 
-    def _page(self, number: int, refs: list[ChunkRef]) -> bytes:
-        data = encode_refs(refs, self.packs, number * PAGE_CHUNKS)
-        if data and self.scope.encrypted:
-            return crypto.seal_page(self.data_key, self.image, self.disk, number, data)
-        return data
+    def _listed(self, number: int, refs: list[ChunkRef]) -> bytes:
+        for ref in refs:
+            self.packs.setdefault(ref.pack, len(self.packs))
+        return encode_refs(refs, self.packs, number * PAGE_CHUNKS)
+
+    def digests(self) -> tuple[bytes, bytes | None]:
+        """The digest of the table that was written, and for an encrypted image its MAC."""
+        digest = crypto.digest(self.table)
+        if not self.scope.encrypted:
+            return digest, None
+        return digest, crypto.manifest_mac(self.data_key, self.image, self.disk, digest)
 
     @staticmethod
     def _table_size(packs: int, pages: int) -> int:
@@ -187,13 +206,53 @@ def _decode_table(key: str, table: bytes) -> Manifest:
 
 def read_page(store: Store, manifest: Manifest, number: int, data_key: bytes) -> list[ChunkRef]:
     """Read, verify and decode one page; raises ManifestInvalidError or SealBrokenError."""
+    return decode_refs(_open_page(store, manifest, number, data_key), manifest.packs, number * PAGE_CHUNKS)
+
+
+def _open_page(store: Store, manifest: Manifest, number: int, data_key: bytes) -> bytes:
     info = manifest.pages[number]
     if not info.length:
-        return []
-    key = object_key(manifest.image, manifest.disk)
-    data = store.get(key, info.offset, info.length)
-    if crypto.digest(data) != info.digest:
+        return b""
+    data = store.get(object_key(manifest.image, manifest.disk), info.offset, info.length)
+    return _verified(manifest, number, data, data_key)
+
+
+def _verified(manifest: Manifest, number: int, data: Buffer, data_key: bytes) -> bytes:
+    if crypto.digest(data) != manifest.pages[number].digest:
+        key = object_key(manifest.image, manifest.disk)
         raise ManifestInvalidError(f"{key} page {number}", "the digest in its table", "another")
     if manifest.scope.encrypted:
-        data = crypto.open_page(data_key, manifest.image, manifest.disk, number, data)
-    return decode_refs(data, manifest.packs, number * PAGE_CHUNKS)
+        return crypto.open_page(data_key, manifest.image, manifest.disk, number, data)
+    return bytes(data)
+
+
+def _all_pages(store: Store, manifest: Manifest, data_key: bytes) -> Iterator[bytes]:
+    """The plain bytes of all pages in order, read many at a time."""
+    key = object_key(manifest.image, manifest.disk)
+    window, start = memoryview(b""), 0
+    for number, info in enumerate(manifest.pages):
+        if not info.length:
+            yield b""
+            continue
+        if info.offset + info.length > start + len(window):
+            start = info.offset
+            left = sum(page.length for page in manifest.pages[number : number + _WINDOW_PAGES])
+            window = memoryview(store.get(key, start, left))
+        yield _verified(manifest, number, window[info.offset - start :][: info.length], data_key)
+
+
+def copy(store: Store, source: Manifest, image: UUID, data_key: bytes, new_key: bytes) -> tuple[bytes, bytes | None]:
+    """Write the manifest of an image with the same chunks; its digest and MAC, as the catalog keeps them.
+
+    `data_key` opens the source and `new_key` seals the copy. Raises ManifestInvalidError or SealBrokenError.
+    """
+    writer = Writer(image, source.disk, source.scope, new_key, source.virtual_size)
+    parts = writer.encode_copy(store, source, data_key)
+    store.put(object_key(image, source.disk), parts, store.size(object_key(source.image, source.disk)))
+    return writer.digests()
+
+
+def verify(store: Store, image: UUID, disk: int, table_digest: bytes, data_key: bytes) -> None:
+    """Read a manifest and all of its pages; raises ManifestInvalidError or SealBrokenError."""
+    for _ in _all_pages(store, read(store, image, disk, table_digest), data_key):
+        pass

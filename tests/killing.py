@@ -26,7 +26,10 @@ class Runner:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def killed(self, function: str, *arguments: Any, step: int, operator: bool = False) -> bool:
-        """Run `module.function` with systems and arguments, to be killed before call `step`; whether it was."""
+        """Run `module.function` with systems and arguments, to be killed before call `step`; whether it was.
+
+        `module` is one of `darkroom`, or of the tests as `tests.module`; a dict as the last argument holds options.
+        """
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps([function, arguments, step, operator]) + "\n")
@@ -63,7 +66,9 @@ def _run(function: str, arguments: list[Any], step: int, operator: bool) -> int:
             if operator:
                 to = dataclasses.replace(to, catalog=Catalog(catalog_dsn(Settings()), None))
             _kill_before(to, step)
-            getattr(importlib.import_module(f"darkroom.{module}"), name)(to, *arguments)
+            module = module if module.startswith("tests.") else f"darkroom.{module}"
+            options = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
+            getattr(importlib.import_module(module), name)(to, *arguments, **options)
     except Exception as error:
         print(f"{function}: {error!r}", file=sys.stderr, flush=True)
         return 1
@@ -91,5 +96,5 @@ def _kill_before(to: Systems, step: int) -> None:
 
 
 if __name__ == "__main__":
-    importlib.import_module("darkroom.deleting")
+    importlib.import_module("tests.operations")
     _serve()

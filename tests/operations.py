@@ -3,9 +3,10 @@
 import dataclasses
 from datetime import UTC, datetime
 
-from darkroom import collect, creation, exporting, importing, reading
+from darkroom import collect, creation, exporting, importing, reading, replicating
 from darkroom.catalog import Catalog, images
 from darkroom.importing import ImportRequest
+from darkroom.replicating import ReplicateRequest
 
 STEPS = ("validate", "probe", "create_data_key", "upload_disk", "read_back", "activate")
 
@@ -26,6 +27,24 @@ def import_image(to, source, name="one", until="", **fields):
         takes_progress = step in ("validate", "upload_disk", "read_back")
         function = getattr(importing, step, None) or getattr(creation, step)
         function(to, image, *([quiet] if takes_progress else []))
+        if step == until:
+            break
+    return image
+
+
+def replicate(to, source, name="copy", until="", **fields):
+    """Replicate up to and with the step `until`, else to the end; the copy's id."""
+    found = replicating.register(to, ReplicateRequest(image=source, name=name, **fields))
+    image = found["image"]
+    if found["status"] == "active" or until == "register":
+        return image
+    linked = False
+    for step in ("add_disks", "create_data_key", "copy_disks", "read_back", "activate"):
+        if step == "read_back" and linked:
+            continue
+        function = getattr(replicating, step, None) or getattr(creation, step)
+        result = function(to, image, *([quiet] if step in ("copy_disks", "read_back") else []))
+        linked = linked or result.get("linked", False)
         if step == until:
             break
     return image

@@ -28,7 +28,10 @@ from flows.modify_images import modify_images
 from flows.parameters.transfer import ExportImage, ImportImage
 from flows.purge_images import purge_images
 from flows.reap_images import reap_images
+from flows.rekey_image import rekey_image
+from flows.replicate_image import replicate_image
 from flows.restore_image import restore_image
+from flows.rotate_key import rotate_key
 from flows.share_image import share_image
 from flows.start_server import start_server
 from flows.stop_server import stop_server
@@ -60,6 +63,9 @@ FLOWS = [
     start_server,
     stop_server,
     tend_servers,
+    replicate_image,
+    rekey_image,
+    rotate_key,
 ]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
 
@@ -103,6 +109,9 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"ShareImage": ["image", "projects"], "SystemBlocks": []},
         {"AnswerShare": ["image"], "SystemBlocks": []},
         {"MigrateImages": ["source"], "SystemBlocks": []},
+        {"ReplicateImage": ["image", "name"], "SystemBlocks": []},
+        {"RekeyImage": ["image", "key"], "SystemBlocks": []},
+        {"RotateKey": ["key"], "SystemBlocks": []},
         *({form: ["images"], "SystemBlocks": []} for form in IMAGES_FORMS),
         {"CreateServer": ["image", "name"], "SystemBlocks": []},
         {"StartServer": ["server"], "SystemBlocks": []},

@@ -165,6 +165,20 @@ def reserve(catalog: Catalog, image: UUID, size: int) -> None:
         )
 
 
+def share_packs(connection: Connection, source: UUID, image: UUID) -> None:
+    """Take references for the image on all packs of another one of the project, whose row the transaction has locked.
+
+    The lock sees to it that the source still has all of its references.
+    """
+    connection.execute(
+        """WITH found AS MATERIALIZED (
+            SELECT p.id FROM refs r JOIN packs p ON p.id = r.pack_id
+            WHERE r.image_id = %s AND p.status = 'stored' FOR KEY SHARE OF p
+        ) INSERT INTO refs SELECT %s, id FROM found ON CONFLICT DO NOTHING""",
+        (source, image),
+    )
+
+
 def begin_pack(catalog: Catalog, image: UUID, scope: int, pack: UUID) -> None:
     """Record a pack before its object is written, referenced by the image that brings it."""
     with catalog.transaction() as connection:

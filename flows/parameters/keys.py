@@ -1,8 +1,43 @@
-"""The forms of operations on keys."""
+"""The forms of operations on keys, and on what images are under which."""
 
-from pydantic import Field
+from typing import Annotated
 
-from flows.parameters.base import Form, SystemBlocks, blocks, image
+from pydantic import Field, model_validator
+
+from darkroom import rules
+from darkroom.errors import DarkroomError
+from darkroom.replicating import ReplicateRequest
+from flows.parameters.base import Form, SystemBlocks, blocks, by, image
+
+
+class ReplicateImage(Form):
+    """Copy an image: own or accepted, under the same key, another, or none."""
+
+    image: str = image()
+    name: Annotated[str, by(rules.check_name)] = Field(
+        title="Name of the copy",
+        description="Unique in the project",
+        max_length=rules.MAX_NAME,
+        json_schema_extra={"pattern": rules.NAME_PATTERN},
+    )
+    key: str = Field("", title="Encrypt under key", description="A key of the project; empty: as the source is")
+    plain: bool = Field(False, title="Not encrypted", description="Whatever the source is")
+    description: Annotated[str, by(rules.check_description)] = Field(
+        "", title="Description", description="One line; empty: the source's", max_length=rules.MAX_DESCRIPTION
+    )
+    blocks: SystemBlocks = blocks()
+
+    @model_validator(mode="after")
+    def _check(self) -> "ReplicateImage":
+        try:
+            self.request().check()
+        except DarkroomError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def request(self) -> ReplicateRequest:
+        """The request that the domain takes."""
+        return ReplicateRequest(**self.model_dump(exclude={"blocks"}))
 
 
 class RekeyImage(Form):
