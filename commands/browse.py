@@ -2,24 +2,29 @@
 
 import argparse
 import json
+import math
 import sys
-from functools import partial
 from typing import Any
 
-from commands import meter
+from commands import filters, meter
 from darkroom import check
-from darkroom.catalog import Row, images
+from darkroom.catalog import Row, images, listing
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
 _COLUMNS = ("id", "name", "status", "type", "encrypted", "virtual_size", "stored_size", "new_size", "created_at")
 _TIMES = ("created_at", "updated_at", "active_at", "checked_at", "deprecated_at")
+_ORDERS = ", ".join(listing.SORTS)
 _FINDINGS = 1
 
 
 def add_commands(commands: Any) -> None:
     """Add the parsers of this module."""
-    parser = commands.add_parser("list", help="list the images of the project")
+    parser = commands.add_parser("list", help="list the images of the project, and those that others share with it")
+    filters.add_options(parser)
+    parser.add_argument("--sort", default="created_at:desc", metavar="ORDER", help=f"{_ORDERS}, each also with :desc")
+    parser.add_argument("--limit", type=int, default=500, help="at most so many (default: %(default)s)")
+    parser.add_argument("--marker", default="", metavar="ID", help="go on behind this image")
     parser.add_argument("--json", action="store_true", help="print a JSON array")
     parser.set_defaults(run=list_)
     parser = commands.add_parser("show", help="show an image")
@@ -33,13 +38,19 @@ def add_commands(commands: Any) -> None:
 
 
 def list_(options: argparse.Namespace) -> int:
-    """Print a table, or JSON, of all images, newest first."""
+    """Print a page of images as a table or as JSON."""
+    which = filters.filter_of(options)
     with open_systems(Settings()) as systems:
-        rows = [public(row) for row in images.listed(systems.catalog)]
+        found = listing.page(systems.catalog, which, options.sort, options.limit, options.marker)
+    rows = [public(row) for row in found]
     if options.json:
         print(json.dumps(rows))
-    else:
-        print_table([{name: row[name] for name in _COLUMNS} for row in rows], _COLUMNS)
+        return 0
+    for row in rows:
+        row["status"] += " (deprecated)" if row["deprecated_at"] else ""
+    print_table(rows, _COLUMNS)
+    if len(rows) == options.limit:
+        print(f"there may be more: --marker {rows[-1]['id']}", file=sys.stderr)
     return 0
 
 
@@ -66,10 +77,7 @@ def show(options: argparse.Namespace) -> int:
 def check_(options: argparse.Namespace) -> int:
     """Verify one image or all; exit code 1 with findings."""
     with open_systems(Settings()) as systems, meter.Meter() as shown:
-        results = [
-            check.check_image(systems, row, partial(shown.update, row["name"]))
-            for row in check.checkable(systems, options.image)
-        ]
+        results = check.check_images(systems, options.image, math.inf, shown.update)
     damaged = [result for result in results if result["findings"]]
     if options.json:
         print(json.dumps(results))

@@ -1,16 +1,19 @@
 """Check: read back and verify all that an image stands on; report what is damaged, repair nothing."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from darkroom import content, crypto, packs, reading
+from darkroom import content, crypto, packs, reading, sidecar
 from darkroom.catalog import Row, images
 from darkroom.content import ContentHasher
 from darkroom.download import DiskReader
-from darkroom.errors import DamagedError
+from darkroom.errors import DamagedError, DarkroomError
 from darkroom.manifest import PAGE_CHUNKS, ChunkRef
 from darkroom.model import CHUNK_SIZE
 from darkroom.systems import Systems
@@ -48,6 +51,11 @@ def check_image(to: Systems, row: Row, progress: Progress) -> dict[str, Any]:
         findings.append(Finding("content-digest", f"{row['id']}: the content digest in the catalog is another"))
     if row["own"]:  # the references of a shared image are its owner's to see
         findings.extend(_check_packs(to, row, used))
+    _record(to, row, findings)
+    return _result(row, number, findings)
+
+
+def _result(row: Row, number: int, findings: list[Finding]) -> dict[str, Any]:
     return {
         "image": str(row["id"]),
         "name": row["name"],
@@ -56,14 +64,66 @@ def check_image(to: Systems, row: Row, progress: Progress) -> dict[str, Any]:
     }
 
 
-def checkable(to: Systems, reference: str = "") -> list[Row]:
-    """The image that is named, or all own ones that should be readable."""
+def check_images(to: Systems, reference: str, seconds: float, progress: Callable[[str, int, int], None]) -> list[Row]:
+    """Check the image that is named; or all own ones, the least lately checked first, each once.
+
+    Of all, no further one is begun when `seconds` have passed, and that one cannot be read, such as for want of its
+    key, is a finding. Returns what `check_image` does of each; calls `progress` with the name of the image, too.
+    """
     if reference:
         row = images.find(to.catalog, reference)
         if row["status"] != "deactivated":
             reading.require_active(row)
-        return [row]
-    return [row for row in images.listed(to.catalog) if row["own"] and row["status"] in ("active", "deactivated")]
+        return [check_image(to, row, partial(progress, row["name"]))]
+    results: list[Row] = []
+    deadline = time.monotonic() + seconds
+    begun = _now(to)
+    while time.monotonic() < deadline:
+        row_or_none = _least_lately(to, begun, [UUID(result["image"]) for result in results if result["findings"]])
+        if row_or_none is None:
+            break
+        results.append(_checked(to, row_or_none, progress))
+    return results
+
+
+def _checked(to: Systems, row: Row, progress: Callable[[str, int, int], None]) -> Row:
+    try:
+        return check_image(to, row, partial(progress, row["name"]))
+    except DarkroomError as error:
+        if error.retryable:
+            raise
+        findings = [Finding(error.code, str(error))]
+        _record(to, row, findings)
+        return _result(row, 0, findings)
+
+
+def _now(to: Systems) -> datetime:
+    with to.catalog.transaction() as connection:
+        row = connection.execute("SELECT clock_timestamp() AS now").fetchone()
+    assert row
+    now: datetime = row["now"]
+    return now
+
+
+def _least_lately(to: Systems, before: datetime, other_than: list[UUID]) -> Row | None:
+    """The own image whose last good check is the longest ago, and was `before`, or None."""
+    query = """SELECT *, true AS own FROM images WHERE project_id = current_project()
+        AND status IN ('active', 'deactivated') AND (checked_at IS NULL OR checked_at < %s) AND id <> ALL(%s)
+        ORDER BY checked_at NULLS FIRST, id LIMIT 1"""
+    with to.catalog.transaction() as connection:
+        return connection.execute(query, (before, other_than)).fetchone()
+
+
+def _record(to: Systems, row: Row, findings: list[Finding]) -> None:
+    """Log the check, and when it found the image well: the owner's image, for only its owner may write on it."""
+    with to.catalog.transaction() as connection:
+        well = not findings
+        if well and row["own"]:
+            connection.execute("UPDATE images SET checked_at = clock_timestamp() WHERE id = %s", (row["id"],))
+        told = "" if well else f"{len(findings)} findings, the first: {findings[0].message}"
+        images.record_event(connection, "check", row["id"], "done" if well else "failed", told)
+        if well and row["own"]:
+            sidecar.write(to, connection, row["id"])
 
 
 def _check_chunks(

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from darkroom import check, creation, deleting, sidecar
-from darkroom.catalog import Catalog, create_project, images
+from darkroom.catalog import Catalog, create_project, images, listing
 from darkroom.errors import MissingError
 from darkroom.reading import NotReadableError
 from tests import killing, operations
@@ -52,7 +52,7 @@ def test_a_deleted_image_is_invisible_and_unusable_and_its_name_is_free(to, imag
     result = deleting.delete(to, "one")
 
     assert (result["image"], result["outcome"]) == (image, "deleted")
-    assert images.listed(to.catalog) == []
+    assert listing.page(to.catalog, listing.Filter()) == []
     with pytest.raises(images.ImageMissingError):
         images.find(to.catalog, "one")
     with pytest.raises(NotReadableError, match="deleted"):

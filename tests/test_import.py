@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from darkroom import creation, exporting, importing, keys, postgres, qemu, reap, rules, sources, systems
-from darkroom.catalog import CatalogUnavailableError, images, uploads
+from darkroom.catalog import CatalogUnavailableError, images, listing, uploads
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.model import MiB
 from darkroom.store import StoreFullError
@@ -186,7 +186,7 @@ def test_a_request_that_breaks_a_rule_makes_no_row(to, raw_disk, field, value, c
         operations.import_image(to, raw_disk, **{field: value})
 
     assert caught.value.code == code
-    assert images.listed(to.catalog) == []
+    assert listing.page(to.catalog, listing.Filter()) == []
 
 
 def test_a_minimum_disk_below_the_disk_itself_is_refused(to, tmp_path):
@@ -394,7 +394,7 @@ def test_a_source_with_credentials_in_its_address_is_refused_and_not_repeated(to
     assert "abc" not in str(caught.value)
     assert "pw" not in str(caught.value)
     assert "secret" not in str(caught.value)
-    assert images.listed(to.catalog) == []
+    assert listing.page(to.catalog, listing.Filter()) == []
 
 
 def test_a_bad_sector_of_the_source_is_named(to, raw_disk, monkeypatch):

@@ -173,20 +173,6 @@ def _by_family(connection: Connection, family: str) -> list[Row]:
     return connection.execute(newest + sql.SQL(condition), (family,)).fetchall()
 
 
-def listed(catalog: Catalog) -> list[Row]:
-    """All images of the project but deleted ones, and those that it accepted, newest first, each with its tags.
-
-    `owner` is the project that shares the image, None for an own one.
-    """
-    query = """
-        SELECT i.*, coalesce(i.project_id = (SELECT current_project()), true) AS own, s.owner,
-            coalesce(jsonb_object_agg(t.key, t.value) FILTER (WHERE t.key IS NOT NULL), '{}') AS tags
-        FROM images i LEFT JOIN tags t ON t.image_id = i.id LEFT JOIN incoming() s ON s.image_id = i.id
-        WHERE i.status <> 'deleted' GROUP BY i.id, s.owner ORDER BY i.created_at DESC, i.id"""
-    with catalog.transaction() as connection:
-        return connection.execute(query).fetchall()
-
-
 def detail(catalog: Catalog, image: UUID) -> Row:
     """What belongs to an image beside its row: tags, disks, number of packs, lease."""
     with catalog.transaction() as connection:
