@@ -6,13 +6,16 @@ Automations, and through them webhooks, hang on the events `darkroom.OPERATION.O
 from typing import Any
 
 from prefect import get_run_logger
+from prefect.context import TaskRunContext
 from prefect.events import emit_event
 
 from darkroom.catalog import Row
 
 
 def tell(event: Row) -> None:
-    """Tell of what has been committed. Work does not fail because it cannot be told."""
+    """Tell of what has been committed. Work does not fail because it cannot be told; outside of a run nobody hears."""
+    if not TaskRunContext.get():
+        return
     name = f"{event['operation']} {event['outcome']}"
     image = str(event["image_id"]) if event["image_id"] else ""
     resource = f"darkroom.image.{image}" if image else "darkroom.catalog"
