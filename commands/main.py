@@ -12,6 +12,7 @@ from typing import Any
 from commands import (
     browse,
     deleting,
+    events,
     hosts,
     images,
     keys,
@@ -25,6 +26,7 @@ from commands import (
     up,
     volumes,
 )
+from darkroom import audit
 from darkroom.errors import DarkroomError
 
 _INTERRUPTED = 130
@@ -33,6 +35,7 @@ _INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    audit.operation.set(options.command)
     if "project" in options:
         os.environ["DARKROOM_PROJECT"] = options.project  # for all of this process, its flows included
     try:
@@ -61,7 +64,7 @@ class _Command(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="darkroom", description="Private machine images.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND", parser_class=_Command)
     for module in (
         transfer,
         migrate,
@@ -71,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         sharing,
         keys,
         projects,
+        events,
         hosts,
         servers,
         volumes,

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from darkroom import manifest, systems
+from darkroom import lifecycle, manifest, systems
 from darkroom.catalog import Catalog, Row, images
 from darkroom.download import DiskReader, Locate
 from darkroom.errors import ConflictError
@@ -24,10 +24,11 @@ def open_disk(to: Systems, image: Row, number: int = 0) -> Iterator[DiskReader]:
     """The guest-visible bytes of a disk of an image, verified as they are read.
 
     The catalog is asked anew whether the project may read the image: what was unshared since then is missing.
-    Raises ImageMissingError, NotReadableError, the errors of the key manager, and DamagedError for a manifest that is
-    not the one that the catalog names.
+    Each opening of a finished image is in the audit log, under the project that reads it. Raises ImageMissingError,
+    NotReadableError, the errors of the key manager, and DamagedError for a manifest that is not the one that
+    the catalog names.
     """
-    query = """SELECT d.manifest_digest FROM images i LEFT JOIN disks d ON d.image_id = i.id AND d.number = %s
+    query = """SELECT i.status, d.manifest_digest FROM images i LEFT JOIN disks d ON d.image_id = i.id AND d.number = %s
         WHERE i.id = %s"""
     with to.catalog.transaction() as connection:
         disk = connection.execute(query, (number, image["id"])).fetchone()
@@ -37,6 +38,9 @@ def open_disk(to: Systems, image: Row, number: int = 0) -> Iterator[DiskReader]:
         raise NotReadableError(str(image["id"]), "a stored disk", f"status {image['status']}")
     table = manifest.read(to.store, image["id"], number, disk["manifest_digest"])
     reader = DiskReader(to.store, table, systems.data_key(to, image), locator(to.catalog, image["id"]))
+    if disk["status"] not in lifecycle.UNFINISHED:
+        with to.catalog.transaction() as connection:
+            images.record_event(connection, "read", image["id"], "done", f"disk {number}")
     try:
         yield reader
     finally:

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from darkroom import chunks, crypto, inbox, keys, postgres, store
+from darkroom import audit, chunks, crypto, inbox, keys, postgres, store
 from darkroom.catalog import Catalog, Connection, Row, wraps
-from darkroom.errors import MissingError
+from darkroom.errors import DarkroomError, MissingError
 from darkroom.keys import KeyManager
 from darkroom.settings import Settings
 from darkroom.store import Store
@@ -44,12 +44,17 @@ def open_systems(
     """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one.
 
     `key_manager` opens the one of a project, which is the one that the catalog's account acts for. The `operator` sees
-    all projects' rows, and has no keys; that takes the DSN of the schema's owner.
+    all projects' rows, and has no keys; that takes the DSN of the schema's owner. An error of ours that ends the block
+    is told to the audit log.
     """
     with Catalog(catalog_url or catalog_dsn(settings), None if operator else settings.project) as catalog:
         settings = replace(settings, project=catalog.project or "")
         opened = key_manager(settings.project) if key_manager else open_key_manager(settings)
-        yield Systems(catalog, object_store or open_object_store(settings), opened, settings)
+        try:
+            yield Systems(catalog, object_store or open_object_store(settings), opened, settings)
+        except DarkroomError as error:
+            audit.record_refusal(catalog, error)
+            raise
 
 
 def catalog_dsn(settings: Settings) -> str:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from prefect.blocks.core import Block
+from prefect.context import FlowRunContext
 
 from blocks.catalog import CatalogDatabase
 from blocks.host import LibvirtHost
 from blocks.keys import KeyManager
 from blocks.project import Project
 from blocks.store import ObjectStore
-from darkroom import systems
+from darkroom import audit, systems
 from darkroom.settings import Settings
 from darkroom.systems import Systems
 from tasks.events import tell
@@ -34,6 +35,8 @@ class Blocks:
 def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
     """Open the systems for a step; for the operator's with the rows of all projects."""
     settings = Settings()
+    if (context := FlowRunContext.get()) and context.flow:
+        audit.operation.set(context.flow.name.removesuffix("-image").removesuffix("-images"))
     if blocks.project:
         project = _load(Project, blocks.project)
         settings = replace(settings, project=project.name or settings.project)
