@@ -36,6 +36,7 @@ def test_an_image_is_followed_from_its_import_to_who_read_it(to, raw_disk, catal
         ("import", "started"),
         ("import", "done"),
         ("read", "done"),
+        ("check", "done"),
         ("share", "done"),
         ("unshare", "done"),
     ]
