@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 from darkroom import chunks, manifest, upload
 from darkroom.catalog import uploads
@@ -25,13 +26,20 @@ class Totals:
 def write_manifest(target: upload.Target, virtual_size: int) -> Totals:
     """Write the manifest of a disk whose runs are all recorded; can be repeated.
 
-    Reads the records twice, first to know the object's size, so that memory holds one page of them at a time.
+    Reads the records twice, first to know the object's size and to note what it uses of each pack, so that memory holds
+    one page of them at a time.
     """
     page_count = -(-chunks.count(virtual_size) // PAGE_CHUNKS)
     counts, packs = [0] * page_count, set()
+    places: list[tuple[UUID, int]] = []
     for ref, _ in upload.recorded(target):
         counts[ref.number // PAGE_CHUNKS] += 1
         packs.add(ref.pack)
+        places.append((ref.pack, ref.offset))
+        if len(places) == PAGE_CHUNKS:
+            uploads.mark_used(target.catalog, target.image, places)
+            places.clear()
+    uploads.mark_used(target.catalog, target.image, places)
     pages = _Pages(target, virtual_size)
     writer = manifest.Writer(target.image, target.disk, target.scope, target.data_key, virtual_size)
     size = writer.encoded_size(counts, len(packs))

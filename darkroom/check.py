@@ -1,7 +1,7 @@
 """Check: read back and verify all that an image stands on; report what is damaged, repair nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -36,21 +36,23 @@ def check_image(to: Systems, row: Row, progress: Progress) -> dict[str, Any]:
     Returns {"image", "name", "chunks", "findings"}; an empty list of findings means that all is well.
     """
     findings: list[Finding] = []
-    used: set[UUID] = set()
     digests = []
     number = 0
     for disk in images.disks(to.catalog, row["id"]):
         try:
             with reading.open_disk(to, row, disk["number"]) as reader:
                 hasher = ContentHasher(reader.size)
+                used: set[UUID] = set()
                 number += _check_chunks(reader, hasher, used, findings, progress)
                 digests.append(hasher.digest())
+                if row["own"]:  # the references of a shared image are its owner's to see
+                    findings.extend(_check_references(reader, used - _referenced(to, row).keys()))
         except DamagedError as error:
             findings.append(_finding(error))
     if not findings and content.digest_of_disks(digests) != bytes(row["content_digest"]):
         findings.append(Finding("content-digest", f"{row['id']}: the content digest in the catalog is another"))
-    if row["own"]:  # the references of a shared image are its owner's to see
-        findings.extend(_check_packs(to, row, used))
+    if row["own"]:
+        findings.extend(_check_packs(to, row))
     _record(to, row, findings)
     return _result(row, number, findings)
 
@@ -152,22 +154,31 @@ def _digest(reader: DiskReader, ref: ChunkRef) -> bytes | Finding:
         return Finding(error.code, f"offset {ref.number * CHUNK_SIZE}: {error}")
 
 
-def _check_packs(to: Systems, row: Row, used: set[UUID]) -> list[Finding]:
-    """Every pack that the manifest names must be referenced, stored, and listed by its own trailer."""
-    query = """SELECT p.uuid, p.status, s.uuid AS scope FROM refs r JOIN packs p ON p.id = r.pack_id
+def _referenced(to: Systems, row: Row) -> dict[UUID, UUID]:
+    """The stored packs that the image refers to, with their scopes."""
+    query = """SELECT p.uuid, s.uuid AS scope FROM refs r JOIN packs p ON p.id = r.pack_id AND p.status = 'stored'
         JOIN scopes s ON s.id = p.scope_id WHERE r.image_id = %s"""
     with to.catalog.transaction() as connection:
-        known = {row["uuid"]: row for row in connection.execute(query, (row["id"],))}
-    findings = []
-    for pack in sorted(used):
-        if pack not in known or known[pack]["status"] != "stored":
-            findings.append(Finding("pack-unreferenced", f"pack {pack}: used, but the catalog does not hold it"))
-            continue
+        return {row["uuid"]: row["scope"] for row in connection.execute(query, (row["id"],))}
+
+
+def _check_references(reader: DiskReader, unknown: set[UUID]) -> Iterator[Finding]:
+    """Chunks of packs that the image does not refer to must have moved to packs that it does refer to."""
+    lost: set[UUID] = set()
+    for page in range(reader.pages) if unknown else ():
+        lost.update(ref.pack for ref in reader.refs(page) if ref.pack in unknown and not reader.place(ref))
+    for pack in sorted(lost):
+        yield Finding("pack-unreferenced", f"pack {pack}: used, but the catalog does not hold it")
+
+
+def _check_packs(to: Systems, row: Row) -> Iterator[Finding]:
+    """Every pack that the image refers to must be listed by its own trailer."""
+    for pack, scope in sorted(_referenced(to, row).items()):
         try:
-            packs.read_trailer(to.store, known[pack]["scope"], pack)
+            packs.read_trailer(to.store, scope, pack)
         except DamagedError as error:
-            findings.append(_finding(error))
-    return findings
+            if pack in _referenced(to, row):  # else it was compacted just now
+                yield _finding(error)
 
 
 def _finding(error: DamagedError) -> Finding:

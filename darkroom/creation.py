@@ -132,6 +132,7 @@ def record_upload(
     """Record what the disks came to: sizes and content digest, and of each disk's manifest its digest and MAC."""
     with to.catalog.transaction() as connection:
         uploads.renew_lease(connection, row["id"])
+        uploads.drop_unused(connection, row["id"])
         images.update(connection, row["id"], **sizes, content_digest=digest)
         for number, (manifest_digest, mac) in enumerate(manifests):
             connection.execute(

@@ -165,10 +165,13 @@ class DiskReader:
         except DamagedError as error:
             return self._moved(ref, error)
 
+    def place(self, ref: ChunkRef) -> tuple[UUID, int, int] | None:
+        """Where the catalog has a chunk now, among the packs that the image refers to: pack, offset, length."""
+        return self._locate(self._manifest.scope.chunk_id(ref.digest)) if self._locate else None
+
     def _moved(self, ref: ChunkRef, error: BaseException) -> bytes:
         """Look for a chunk where the catalog has it now, if that is elsewhere; else it is damaged indeed."""
-        identity = self._manifest.scope.chunk_id(ref.digest)
-        place = self._locate(identity) if self._locate and isinstance(error, DamagedError) else None
+        place = self.place(ref) if isinstance(error, DamagedError) else None
         if place is None or place == (ref.pack, ref.offset, ref.length):
             raise error
         pack, offset, length = place

@@ -5,9 +5,10 @@ names of the projects that they mention. It holds no secret that the catalog doe
 """
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
+
+from psycopg import sql
 
 from darkroom import crypto
 from darkroom.catalog import Connection
@@ -56,14 +57,9 @@ def read(store: Store, image: UUID) -> dict[str, Any]:
     return record
 
 
-def repair(to: Systems, present: Iterable[UUID]) -> int:
-    """Write every sidecar that is behind its image, or not `present` in the store; return how many."""
+def behind(connection: Connection, present: LiteralString) -> list[UUID]:
+    """The images whose sidecar is behind what the operator sees of them, or for which the SQL `present` is false."""
     query = """SELECT i.id FROM images i LEFT JOIN sidecars s ON s.image_id = i.id
-        WHERE i.status IN ('active', 'deactivated', 'deleted') AND (
-            NOT i.id = ANY(%s) OR s.digest IS DISTINCT FROM sha256(convert_to(image_record(i.id)::text, 'UTF8')))"""
-    with to.catalog.transaction() as connection:
-        behind = [row["id"] for row in connection.execute(query, (list(present),))]
-    for image in behind:
-        with to.catalog.transaction() as connection:
-            write(to, connection, image)
-    return len(behind)
+        WHERE i.status IN ('active', 'deactivated', 'deleted') AND i.purged_at IS NULL
+            AND (NOT {} OR s.digest IS DISTINCT FROM sha256(convert_to(image_record(i.id)::text, 'UTF8')))"""
+    return [row["id"] for row in connection.execute(sql.SQL(query).format(sql.SQL(present)))]

@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import task
 
+from darkroom import collect as collecting
 from darkroom import reap as reaping
 from tasks.policy import POLICY
 from tasks.systems import Blocks, opened
@@ -14,3 +15,10 @@ def reap(all_projects: bool, blocks: Blocks) -> dict[str, Any]:
     """Make final what nobody goes on with."""
     with opened(blocks, operator=all_projects) as systems:
         return reaping.reap(systems)
+
+
+@task(name="collect", **POLICY)
+def collect(dry_run: bool, blocks: Blocks) -> dict[str, Any]:
+    """Free what nothing refers to."""
+    with opened(blocks, operator=True) as systems:
+        return collecting.collect(systems, dry_run=dry_run)

@@ -21,8 +21,8 @@ from darkroom.systems import Systems, catalog_dsn, open_systems
 class Runner:
     """Runs functions of `darkroom` in forked children of one process that has all of it loaded."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.killing"]
+    def __init__(self, setup: str) -> None:
+        command = [sys.executable, "-m", "tests.killing", setup]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def killed(self, function: str, *arguments: Any, step: int, operator: bool = False) -> bool:
@@ -43,8 +43,9 @@ class Runner:
 
 
 @contextmanager
-def runner() -> Iterator[Runner]:
-    found = Runner()
+def runner(setup: str = "") -> Iterator[Runner]:
+    """A runner; `setup` is a statement to be run in it first, with the modules of `darkroom` loaded."""
+    found = Runner(setup)
     try:
         yield found
     finally:
@@ -96,5 +97,7 @@ def _kill_before(to: Systems, step: int) -> None:
 
 
 if __name__ == "__main__":
-    importlib.import_module("tests.operations")
+    for module in ("tests.operations", "darkroom.deleting", "darkroom.collect"):
+        importlib.import_module(module)
+    exec(sys.argv[1], {"darkroom": sys.modules["darkroom"]})  # the test's own words
     _serve()

@@ -13,6 +13,7 @@ from flows.activate_images import activate_images
 from flows.answer_share import answer_share
 from flows.attach_volume import attach_volume
 from flows.cancel_image import cancel_image
+from flows.collect_garbage import collect_garbage
 from flows.create_server import create_server
 from flows.create_volume import create_volume
 from flows.deactivate_images import deactivate_images
@@ -51,6 +52,7 @@ FLOWS = [
     cancel_image,
     reap_images,
     *MANAGED,
+    collect_garbage,
     share_image,
     unshare_image,
     answer_share,
@@ -106,6 +108,7 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"PurgeImages": [], "SystemBlocks": []},
         {"CancelImage": ["image"], "SystemBlocks": []},
         {"ReapImages": [], "SystemBlocks": []},
+        {"CollectGarbage": [], "SystemBlocks": []},
         {"ShareImage": ["image", "projects"], "SystemBlocks": []},
         {"AnswerShare": ["image"], "SystemBlocks": []},
         {"MigrateImages": ["source"], "SystemBlocks": []},

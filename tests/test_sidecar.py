@@ -1,6 +1,5 @@
 """The sidecar: what only the catalog knows of an image lies in the store too, always as it is now."""
 
-import dataclasses
 import json
 from uuid import UUID
 
@@ -64,22 +63,6 @@ def test_a_failed_import_leaves_none(to, raw_disk):
     creation.fail(to, image, RefusedError("x"))
 
     assert [key for key in operations.objects(to) if key.startswith("images/")] == []
-
-
-def test_what_is_behind_or_missing_is_repaired_and_nothing_else(to, raw_disk, catalog_url):
-    one, two, three = (operations.import_image(to, raw_disk, name=name) for name in ("one", "two", "three"))
-    tag(to, one, "late", write=False)
-    to.store.delete(sidecar.object_key(UUID(two)))
-    with Catalog(catalog_url, None) as catalog:
-        operator = dataclasses.replace(to, catalog=catalog)
-        repaired = [
-            sidecar.repair(operator, [UUID(one), UUID(three)]),
-            sidecar.repair(operator, map(UUID, (one, two, three))),
-        ]
-
-    assert repaired == [2, 0]
-    assert [tag["key"] for tag in record(to, one)["tags"]] == ["late"]
-    assert record(to, two)["image"]["name"] == "two"
 
 
 def test_a_stranger_neither_reads_nor_writes_it(to, raw_disk, catalog_url):

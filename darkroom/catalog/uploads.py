@@ -212,12 +212,41 @@ def finish_run(catalog: Catalog, image: UUID, run: Run, record: bytes, pack: pac
 
 def _finish_pack(connection: Connection, pack: packs.Pack) -> None:
     ids, positions, lengths = zip(*pack.entries, strict=True)
-    connection.execute("UPDATE packs SET status = 'stored', size = %s WHERE uuid = %s", (pack.size, pack.id))
+    connection.execute(
+        "UPDATE packs SET status = 'stored', size = %s, positions = %s WHERE uuid = %s",
+        (pack.size, list(positions), pack.id),
+    )
     connection.execute(
         """INSERT INTO chunks SELECT p.scope_id, c.id, p.id, c.position, c.length FROM packs p,
         unnest(%s::bytea[], %s::integer[], %s::integer[]) AS c (id, position, length)
         WHERE p.uuid = %s ON CONFLICT DO NOTHING""",
         (list(ids), list(positions), list(lengths), pack.id),
+    )
+
+
+def mark_used(catalog: Catalog, image: UUID, places: Sequence[tuple[UUID, int]]) -> None:
+    """Note on the image's references that a manifest of it names the chunks at these (pack, offset)."""
+    query = """
+        WITH named AS (SELECT DISTINCT pack, position FROM unnest(%s::uuid[], %s::integer[]) AS n (pack, position)),
+        bits AS (
+            SELECT p.id, string_agg((n.pack IS NOT NULL)::int::text, '' ORDER BY e.number)::bit varying AS used
+            FROM packs p CROSS JOIN unnest(p.positions) WITH ORDINALITY AS e (position, number)
+            LEFT JOIN named n ON n.pack = p.uuid AND n.position = e.position
+            WHERE p.uuid IN (SELECT pack FROM named) GROUP BY p.id
+        )
+        UPDATE refs r SET used = coalesce(r.used | bits.used, bits.used) FROM bits
+        WHERE r.image_id = %s AND r.pack_id = bits.id"""
+    with catalog.transaction() as connection:
+        renew_lease(connection, image)
+        connection.execute(query, ([pack for pack, _ in places], [position for _, position in places], image))
+
+
+def drop_unused(connection: Connection, image: UUID) -> None:
+    """Drop the references of an image, whose manifests are all written, that none of them turned out to need."""
+    connection.execute(
+        """DELETE FROM refs USING packs
+        WHERE refs.image_id = %s AND refs.used IS NULL AND packs.id = refs.pack_id AND packs.positions IS NOT NULL""",
+        (image,),
     )
 
 

@@ -19,3 +19,10 @@ class ReapImages(Form):
 
     all_projects: bool = all_projects()
     blocks: SystemBlocks = blocks()
+
+
+class CollectGarbage(Form):
+    """Free what nothing refers to, in all projects."""
+
+    dry_run: bool = Field(False, title="Dry run", description="Only tell what would be freed; change nothing")
+    blocks: SystemBlocks = blocks()
