@@ -120,6 +120,7 @@ def upload_disks(to: Systems, row: Row, open_disk: OpenDisk, progress: Progress)
         with open_disk(disk["number"]) as reader:
             upload.upload(reader, target, _part(progress, disks, disk["number"]))
         found.append(assembly.write_manifest(target, disk["virtual_size"]))
+    uploads.drop_unused(to.catalog, row["id"])
     sizes = {name: sum(getattr(totals, name) for totals in found) for name in _SIZES}
     digest = content.digest_of_disks([totals.content_digest for totals in found])
     manifests = [(totals.manifest_digest, totals.manifest_mac) for totals in found]
@@ -132,7 +133,6 @@ def record_upload(
     """Record what the disks came to: sizes and content digest, and of each disk's manifest its digest and MAC."""
     with to.catalog.transaction() as connection:
         uploads.renew_lease(connection, row["id"])
-        uploads.drop_unused(connection, row["id"])
         images.update(connection, row["id"], **sizes, content_digest=digest)
         for number, (manifest_digest, mac) in enumerate(manifests):
             connection.execute(

@@ -62,7 +62,7 @@ def assert_tidy(to, operator):
 
 
 def assert_well(to):
-    for row in check.checkable(to):
+    for row in rows(to, "SELECT *, true AS own FROM images WHERE status = 'active'"):
         assert check.check_image(to, row, operations.quiet)["findings"] == []
 
 
@@ -197,6 +197,24 @@ def test_a_copy_of_a_chunk_that_the_index_has_elsewhere_is_not_copied_again(to, 
     assert len(stored(to)) == 1
     assert len(rows(operator, "SELECT * FROM refs")) == 3
     assert operations.content(to, one) == content_of([1, 2])
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_replica_that_shares_its_sources_packs_survives_their_compaction(to, operator, tmp_path, moment):
+    one = add(to, tmp_path, "one", [1, 2, 3, 4, 5], key="gold")
+    two = add(to, tmp_path, "two", [4], key="gold")
+    remove(to, one)
+    if moment == "before":
+        operations.replicate(to, "two", "copy")
+    assert collect.collect(operator)["compacted"] == 1
+    if moment == "after":
+        operations.replicate(to, "two", "copy")
+    remove(to, two)
+    collect.collect(operator)
+    copy = images.find(to.catalog, "copy")
+
+    assert operations.content(to, str(copy["id"])) == content_of([4])
+    assert_tidy(to, operator)
 
 
 def test_damage_on_the_way_leaves_the_pack_and_is_told(to, operator, tmp_path):

@@ -172,9 +172,9 @@ def share_packs(connection: Connection, source: UUID, image: UUID) -> None:
     """
     connection.execute(
         """WITH found AS MATERIALIZED (
-            SELECT p.id FROM refs r JOIN packs p ON p.id = r.pack_id
+            SELECT p.id, r.used FROM refs r JOIN packs p ON p.id = r.pack_id
             WHERE r.image_id = %s AND p.status = 'stored' FOR KEY SHARE OF p
-        ) INSERT INTO refs SELECT %s, id FROM found ON CONFLICT DO NOTHING""",
+        ) INSERT INTO refs SELECT %s, id, used FROM found ON CONFLICT DO NOTHING""",
         (source, image),
     )
 
@@ -241,13 +241,15 @@ def mark_used(catalog: Catalog, image: UUID, places: Sequence[tuple[UUID, int]])
         connection.execute(query, ([pack for pack, _ in places], [position for _, position in places], image))
 
 
-def drop_unused(connection: Connection, image: UUID) -> None:
-    """Drop the references of an image, whose manifests are all written, that none of them turned out to need."""
-    connection.execute(
-        """DELETE FROM refs USING packs
-        WHERE refs.image_id = %s AND refs.used IS NULL AND packs.id = refs.pack_id AND packs.positions IS NOT NULL""",
-        (image,),
-    )
+def drop_unused(catalog: Catalog, image: UUID) -> None:
+    """Drop the references of an upload, whose manifests are all written and noted, that none of them needs."""
+    with catalog.transaction() as connection:
+        renew_lease(connection, image)
+        connection.execute(
+            """DELETE FROM refs USING packs WHERE refs.image_id = %s AND refs.used IS NULL
+            AND packs.id = refs.pack_id AND packs.positions IS NOT NULL""",
+            (image,),
+        )
 
 
 def finished_runs(catalog: Catalog, image: UUID, disk: int) -> list[Run]:
