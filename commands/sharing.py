@@ -49,14 +49,14 @@ def add_commands(commands: Any) -> None:
 def change(options: argparse.Namespace) -> int:
     """Share or unshare; prints the image's id, and what became of each project. Exit code 1 if it failed for some."""
     request = {"image": options.image, "projects": options.projects}
-    results: Any = run_flow(options.flow, request, Settings())
+    results = run_flow(options.flow, request, Settings())["projects"]
     if options.json:
         print(json.dumps(results))
     else:
         for row in results:
-            print(row.get("error") or f"{row['name']}: {row['project']} {row['status']}", file=sys.stderr)
-        print(next(row["image"] for row in results if "image" in row))
-    return _FAILED if any("error" in row for row in results) else 0
+            print(row.get("message") or f"{row['name']}: {row['outcome']} ({row['project']})", file=sys.stderr)
+        print("\n".join({row["image"] for row in results if "image" in row}))
+    return _FAILED if any("message" in row for row in results) else 0
 
 
 def answer(options: argparse.Namespace) -> int:
@@ -66,7 +66,7 @@ def answer(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
     else:
-        print(f"{result['name']}, shared by {result['project']}: {result['status']}", file=sys.stderr)
+        print(f"{result['name']}, shared by {result['project']}: {result['outcome']}", file=sys.stderr)
         print(result["image"])
     return 0
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import psycopg
 
-from darkroom import batch, sidecar
+from darkroom import audit, batch, sidecar
 from darkroom.catalog import Connection, Row, images
+from darkroom.errors import DarkroomError
 from darkroom.systems import Systems
 
 
@@ -27,7 +28,15 @@ def each(to: Systems, references: Sequence[str], operation: str, decide: Decide)
 
     An image that is refused is as it was before. What `decide` writes itself is part of the change.
     """
-    return batch.each(references, lambda reference: change(to, reference, operation, decide))
+
+    def one(reference: str) -> batch.Result:
+        try:
+            return change(to, reference, operation, decide)
+        except DarkroomError as error:
+            audit.record_refusal(to.catalog, error)
+            raise
+
+    return batch.each(references, one)
 
 
 def change(to: Systems, reference: str, operation: str, decide: Decide) -> batch.Result:

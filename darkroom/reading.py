@@ -34,8 +34,8 @@ def open_disk(to: Systems, image: Row, number: int = 0) -> Iterator[DiskReader]:
         disk = connection.execute(query, (number, image["id"])).fetchone()
     if disk is None:
         raise images.ImageMissingError(str(image["id"]))
-    if disk["manifest_digest"] is None:
-        raise NotReadableError(str(image["id"]), "a stored disk", f"status {image['status']}")
+    if disk["manifest_digest"] is None or disk["status"] in ("killed", "deleted"):
+        raise NotReadableError(str(image["id"]), "a stored disk", f"status {disk['status']}")
     table = manifest.read(to.store, image["id"], number, disk["manifest_digest"])
     reader = DiskReader(to.store, table, systems.data_key(to, image), locator(to.catalog, image["id"]))
     if disk["status"] not in lifecycle.UNFINISHED:

@@ -57,7 +57,7 @@ def share(to: Systems, reference: str, project: str) -> dict[str, Any]:
             status = _ask(connection, image, member["id"], _sealed(image, project, member, data_key))
             images.record_event(connection, "share", image["id"], "done", f"with {project}: {status}")
             sidecar.write(to, connection, image["id"])
-    return _result(image, project=project, status=status)
+    return _result(image, project=project, outcome=status)
 
 
 def unshare(to: Systems, reference: str, project: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def unshare(to: Systems, reference: str, project: str) -> dict[str, Any]:
         if gone.rowcount:
             images.record_event(connection, "unshare", image["id"], "done", f"with {project}")
             sidecar.write(to, connection, image["id"])
-    return _result(image, project=project, status="unshared" if gone.rowcount else "not shared")
+    return _result(image, project=project, outcome="unshared" if gone.rowcount else "not shared")
 
 
 def accept(to: Systems, reference: str, key: str = "") -> dict[str, Any]:
@@ -99,7 +99,7 @@ def accept(to: Systems, reference: str, key: str = "") -> dict[str, Any]:
                 systems.wrap_data_key(to, connection, image, key, data_key)
         if key or member["status"] != "accepted":
             images.record_event(connection, "accept", image, "done", f"from {found['owner']}")
-    return _result({**found, "id": image}, project=found["owner"], status="accepted")
+    return _result({**found, "id": image}, project=found["owner"], outcome="accepted")
 
 
 def reject(to: Systems, reference: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def reject(to: Systems, reference: str) -> dict[str, Any]:
             sealed = member["sealed"] or (_returned(to, connection, found) if found["encrypted"] else None)
             _answer(connection, image, "rejected", sealed)
             images.record_event(connection, "reject", image, "done", f"from {found['owner']}")
-    return _result({**found, "id": image}, project=found["owner"], status="rejected")
+    return _result({**found, "id": image}, project=found["owner"], outcome="rejected")
 
 
 def incoming(catalog: Catalog) -> list[Row]:

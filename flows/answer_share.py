@@ -12,5 +12,5 @@ from tasks import sharing, summary
 def answer_share(request: AnswerShare) -> dict[str, Any]:
     """Accept or reject an image that another project shares; an encrypted one comes under a key of this project."""
     result = sharing.answer(request.image, request.answer, request.key, request.blocks.names())
-    summary.publish("answer", f"Image {result['name']} {result['status']}", result)
+    summary.publish("answer", f"Image {result['name']} {result['outcome']}", result)
     return result

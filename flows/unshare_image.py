@@ -1,18 +1,18 @@
 """Unshare: other projects cannot open an image any more."""
 
+from functools import partial
 from typing import Any
 
 from prefect import flow
 
 from flows.parameters.sharing import ShareImage
-from tasks import sharing, summary
-from tasks.each import each
+from tasks import batch, sharing, summary
 
 
 @flow(name="unshare-image", persist_result=False)
-def unshare_image(request: ShareImage) -> list[dict[str, Any]]:
+def unshare_image(request: ShareImage) -> dict[str, Any]:
     """End the sharing of an image with other projects. The result tells of each project."""
-    blocks = request.blocks.names()
-    results = each(lambda project: sharing.unshare(request.image, project, blocks), request.projects)
-    summary.publish("unshare", f"Image {request.image} unshared", {row["project"]: row["status"] for row in results})
-    return results
+    step = partial(sharing.unshare, request.image)
+    results = batch.each(step, request.projects, request.blocks.names(), "project")
+    summary.publish("unshare", f"Image {request.image} unshared", {row["project"]: row["outcome"] for row in results})
+    return {"projects": results}

@@ -1,4 +1,4 @@
-"""A batch: the same step for many images, with a result for each."""
+"""A batch: the same step for many images or projects, with a result for each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,18 +7,20 @@ from darkroom.errors import DarkroomError
 from tasks.systems import Blocks
 
 
-def each(step: Callable[[str, Blocks], dict[str, Any]], images: list[str], blocks: Blocks) -> list[dict[str, Any]]:
-    """Run the step for each image; where it is refused, its result is the code of the error and its message.
+def each(
+    step: Callable[[str, Blocks], dict[str, Any]], names: list[str], blocks: Blocks, kind: str = "image"
+) -> list[dict[str, Any]]:
+    """Run the step for each name; where it is refused, its result is the code of the error and its message.
 
-    A single image is no batch: its error is raised.
+    A single one is no batch: its error is raised. `kind` is what the names name, in such a result.
     """
-    if len(images) == 1:
-        return [step(images[0], blocks)]
-    return [_result(step, image, blocks) for image in images]
+    if len(names) == 1:
+        return [step(names[0], blocks)]
+    return [_result(step, name, blocks, kind) for name in names]
 
 
-def _result(step: Callable[[str, Blocks], dict[str, Any]], image: str, blocks: Blocks) -> dict[str, Any]:
+def _result(step: Callable[[str, Blocks], dict[str, Any]], name: str, blocks: Blocks, kind: str) -> dict[str, Any]:
     try:
-        return step(image, blocks)
+        return step(name, blocks)
     except DarkroomError as error:
-        return {"image": image, "name": image, "outcome": error.code, "message": str(error)}
+        return {kind: name, "name": name, "outcome": error.code, "message": str(error)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from darkroom import inbox, reading, sharing, systems
-from darkroom.catalog import Catalog, ProjectMissingError, create_project, images
+from darkroom.catalog import Catalog, ProjectMissingError, create_project, images, listing
 from darkroom.keys import KeyMissingError
 from darkroom.reading import NotReadableError
 from darkroom.settings import Settings
@@ -49,11 +49,11 @@ def wraps(catalog_url):
 def test_an_accepted_image_reads_the_same_when_the_owners_key_is_gone(to, acme, image, raw_disk, catalog_url):
     before = {key: size for key, size in operations.objects(to).items() if not key.endswith(".json")}
 
-    assert sharing.share(to, "one", "acme")["status"] == "pending"
+    assert sharing.share(to, "one", "acme")["outcome"] == "pending"
     forget(to.keys, "gold")
     accepted = sharing.accept(acme, "one")
 
-    assert accepted == {"image": image, "name": "one", "project": "default", "status": "accepted"}
+    assert accepted == {"image": image, "name": "one", "project": "default", "outcome": "accepted"}
     assert operations.content(acme, image) == raw_disk.read_bytes()
     assert wraps(catalog_url) == [("acme", "steel"), ("default", "gold")]
     assert {key: size for key, size in operations.objects(to).items() if not key.endswith(".json")} == before
@@ -64,21 +64,21 @@ def test_an_unshared_image_is_gone_from_the_next_opening(to, acme, image, catalo
     sharing.accept(acme, "one")
     row = images.get(acme.catalog, image)
 
-    assert sharing.unshare(to, image, "acme")["status"] == "unshared"
+    assert sharing.unshare(to, image, "acme")["outcome"] == "unshared"
 
     assert wraps(catalog_url) == [("default", "gold")]
     with pytest.raises(images.ImageMissingError), reading.open_disk(acme, row):
         pass
     with pytest.raises(images.ImageMissingError):
         sharing.accept(acme, "one")
-    assert sharing.unshare(to, image, "acme")["status"] == "not shared"
+    assert sharing.unshare(to, image, "acme")["outcome"] == "not shared"
 
 
 def test_a_rejected_image_cannot_be_read_and_can_be_accepted_later(to, acme, image, raw_disk, catalog_url):
     sharing.share(to, "one", "acme")
     sharing.accept(acme, "one")
 
-    assert sharing.reject(acme, "one")["status"] == "rejected"
+    assert sharing.reject(acme, "one")["outcome"] == "rejected"
     assert wraps(catalog_url) == [("default", "gold")]
     with pytest.raises(images.ImageMissingError):
         images.find(acme.catalog, image)
@@ -122,7 +122,7 @@ def test_a_key_that_is_missing_leaves_the_share_as_it_was(to, acme, image):
     forget(acme.keys, "steel")
     with pytest.raises(KeyMissingError, match="steel"):
         sharing.accept(acme, "one")
-    assert sharing.reject(acme, "one")["status"] == "rejected"
+    assert sharing.reject(acme, "one")["outcome"] == "rejected"
 
 
 def test_a_renewed_inbox_needs_the_share_again(to, acme, image, raw_disk):
@@ -163,7 +163,7 @@ def test_what_a_trusted_owner_shares_is_accepted_at_once(to, acme, image, raw_di
     sharing.trust(acme.catalog, "default", trusted=True)
     assert sharing.trusted(acme.catalog) == ["default"]
 
-    assert sharing.share(to, "one", "acme")["status"] == "accepted"
+    assert sharing.share(to, "one", "acme")["outcome"] == "accepted"
     forget(to.keys, "gold")
     assert operations.content(acme, image) == raw_disk.read_bytes()
     assert wraps(catalog_url) == [("acme", "steel"), ("default", "gold")]
@@ -226,8 +226,9 @@ def test_own_names_come_before_shared_ones(to, acme, image, raw_disk):
     own = operations.import_image(acme, raw_disk, name="one", key="steel")
 
     assert str(images.find(acme.catalog, "one")["id"]) == own
-    assert [(row["own"], row["owner"]) for row in images.listed(acme.catalog)] == [(True, None), (False, "default")]
-    assert [row["tags"] for row in images.listed(acme.catalog)] == [{}, {"team": "web"}]
+    rows = listing.page(acme.catalog, listing.Filter())
+    assert [(row["own"], row["owner"]) for row in rows] == [(True, None), (False, "default")]
+    assert [row["tags"] for row in rows] == [{}, {"team": "web"}]
     assert systems.data_key(acme, images.get(acme.catalog, image)) != systems.data_key(
         acme, images.get(acme.catalog, own)
     )
