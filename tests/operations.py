@@ -3,7 +3,7 @@
 import dataclasses
 from datetime import UTC, datetime
 
-from darkroom import collect, creation, exporting, importing, reading, replicating
+from darkroom import collect, creation, exporting, importing, keyring, reading, replicating
 from darkroom.catalog import Catalog, images
 from darkroom.importing import ImportRequest
 from darkroom.replicating import ReplicateRequest
@@ -48,6 +48,10 @@ def replicate(to, source, name="copy", until="", **fields):
         if step == until:
             break
     return image
+
+
+def rotate(to, name):
+    return keyring.rotate(to, name, quiet)
 
 
 def image_row(to, name, tags=None, **columns):

@@ -1,8 +1,6 @@
 """Re-key: another wrap of the same data key, and nothing else."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,28 +10,7 @@ from darkroom import check, crypto, rekeying
 from darkroom.catalog import Catalog, images
 from darkroom.keys import KeyMissingError
 from darkroom.reading import NotReadableError
-from tests import operations
-
-KILLED = """
-import os, sys
-from darkroom import rekeying
-from darkroom.settings import Settings
-from darkroom.systems import open_systems
-at = sys.argv[1]
-def before(module, name):
-    real = getattr(module, name)
-    def call(*arguments, **options):
-        if name == at:
-            os.kill(os.getpid(), 9)
-        return real(*arguments, **options)
-    setattr(module, name, call)
-before(rekeying, "_wrap_anew")
-before(rekeying.images, "update")
-before(rekeying.images, "record_event")
-with open_systems(Settings()) as to:
-    rekeying.rekey(to, "one", "silver")
-    os.kill(os.getpid(), 9)
-"""
+from tests import killing, operations
 
 
 @pytest.fixture
@@ -124,16 +101,19 @@ def test_two_at_once_end_under_one_of_the_keys(to, image, raw_disk):
     assert operations.content(to, image) == raw_disk.read_bytes()
 
 
-@pytest.mark.parametrize("at", ["_wrap_anew", "update", "record_event", "the end"])
-def test_killed_in_any_step_and_run_again_it_is_done(to, image, raw_disk, at):
-    child = subprocess.run([sys.executable, "-c", KILLED, at], check=False)
-    assert child.returncode == -9
-    (wrap,) = wraps(to)
-    assert wrap["key_name"] == images.get(to.catalog, image)["key_name"] == ("silver" if at == "the end" else "gold")
+def test_killed_before_any_call_and_run_again_it_is_done(to, image, raw_disk):
+    step, killed, names = 0, True, ("silver", "gold")
+    with killing.runner() as runner:
+        while killed:
+            killed = runner.killed("rekeying.rekey", "one", names[step % 2], step=step)
+            (wrap,) = wraps(to)
+            assert wrap["key_name"] == images.get(to.catalog, image)["key_name"] in names
 
-    rekeying.rekey(to, image, "silver")
+            rekeying.rekey(to, image, names[step % 2])
 
-    assert [row["key_name"] for row in wraps(to)] == ["silver"]
+            assert [row["key_name"] for row in wraps(to)] == [names[step % 2]]
+            step += 1
+    assert step > 10
     assert operations.content(to, image) == raw_disk.read_bytes()
 
 

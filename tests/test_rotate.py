@@ -12,7 +12,7 @@ import pytest
 from darkroom import keyring, keys, sidecar
 from darkroom.catalog import images, wraps
 from darkroom.keys import KeyDisabledError, KeyMissingError
-from tests import operations
+from tests import killing, operations
 from tests.conftest import make_disk
 from tests.operations import quiet
 
@@ -126,6 +126,23 @@ def test_killed_in_any_step_and_run_again_it_is_done(to, disk, at):
     assert version == ("3" if at == "the end" else "2")
     assert list(json.loads(Path(to.keys.url).read_text())["projects"]["default"]["gold"]["versions"]) == [version]
     assert operations.content(to, image) == disk.read_bytes()
+
+
+def test_killed_before_any_call_of_catalog_or_store_and_run_again_it_is_done(both, disk):
+    image = operations.import_image(both, disk, key="gold")
+    step, killed = 0, True
+    with killing.runner() as runner:
+        while killed:
+            killed = runner.killed("tests.operations.rotate", "gold", step=step)
+            assert operations.content(both, image) == disk.read_bytes()
+
+            version = keyring.rotate(both, "gold", quiet)["version"]
+
+            assert versions(both) == {version}
+            assert not both.keys.find("gold").rotating
+            assert operations.content(both, image) == disk.read_bytes()
+            step += 3
+    assert step > 15
 
 
 def test_it_goes_on_beside_imports_and_reads_which_notice_nothing(both, disk):

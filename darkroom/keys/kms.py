@@ -9,6 +9,7 @@ A version's id is that of its KMS key, and what it wrapped is asked of that key,
 The name of the key is part of the encryption context.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -251,6 +252,8 @@ def _new_client(region: str, endpoint_url: str, credentials: tuple[str, str] | N
         )
     if region and not re.fullmatch(r"[a-z0-9-]+", region):
         raise KeysUrlError("aws-kms://…", "a region", "something else")
+    # At DEBUG botocore logs what it sends and receives, and of KMS those are data keys.
+    logging.getLogger("botocore").setLevel(logging.INFO)
     identity, secret = credentials or (None, None)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
