@@ -1,5 +1,6 @@
 """Rotate: all that is under a key comes under a new version of it, and the old one goes."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from darkroom import keyring, keys, sidecar
-from darkroom.catalog import images, wraps
+from darkroom.catalog import Catalog, images, wraps
 from darkroom.keys import KeyDisabledError, KeyMissingError
 from tests import killing, operations
 from tests.conftest import make_disk
@@ -143,6 +144,52 @@ def test_killed_before_any_call_of_catalog_or_store_and_run_again_it_is_done(bot
             assert operations.content(both, image) == disk.read_bytes()
             step += 3
     assert step > 15
+
+
+@pytest.mark.parametrize("verb", ["generate", "unwrap"])
+def test_it_waits_for_who_wraps_or_unwraps_at_the_moment(to, disk, catalog_url, monkeypatch, verb):
+    """A wrap that is made and not yet written, or read and not yet unwrapped, is not left behind."""
+    image = operations.import_image(to, disk, key="gold")
+    reached, go_on = threading.Event(), threading.Event()
+    real = getattr(to.keys, verb)
+    calls = itertools.count()
+
+    def slow(*arguments):
+        result = real(*arguments) if verb == "generate" else None
+        if next(calls) == (1 if verb == "generate" else 0):  # the first that is generated is a trial of no use
+            reached.set()
+            assert go_on.wait(60)
+        return result or real(*arguments)
+
+    def use():
+        if verb == "generate":
+            return operations.import_image(to, disk, name="two", key="gold")
+        operations.content(to, image)
+        return image
+
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(to.keys, verb, slow)
+        using = pool.submit(use)
+        assert reached.wait(60)
+        rotating = pool.submit(keyring.rotate, to, "gold", quiet)
+        assert waits_for_a_lock(catalog_url, rotating)
+        go_on.set()
+        made, version = using.result(), rotating.result()["version"]
+
+    assert versions(to) == {version}
+    assert operations.content(to, made) == disk.read_bytes()
+
+
+def waits_for_a_lock(catalog_url, future):
+    """Whether something in the database comes to wait for an advisory lock before the future is done."""
+    query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+    query += "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    with Catalog(catalog_url, None) as operator:
+        while not future.done():
+            with operator.transaction() as connection:
+                if connection.execute(query).fetchone():
+                    return True
+    return False
 
 
 def test_it_goes_on_beside_imports_and_reads_which_notice_nothing(both, disk):
