@@ -3,7 +3,7 @@
 import dataclasses
 from datetime import UTC, datetime
 
-from darkroom import collect, creation, exporting, importing, keyring, reading, replicating
+from darkroom import collect, creation, exporting, importing, keyring, reading, rebuilding, replicating
 from darkroom.catalog import Catalog, images
 from darkroom.importing import ImportRequest
 from darkroom.replicating import ReplicateRequest
@@ -77,6 +77,10 @@ def content(to, image):
 def collector_plan(to, catalog_url):
     with Catalog(catalog_url, None) as operator:
         return collect.plan(operator, to.store)
+
+
+def rebuild(to):
+    return rebuilding.rebuild(to, quiet)
 
 
 def with_store(to, store):

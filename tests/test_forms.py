@@ -29,6 +29,7 @@ from flows.modify_images import modify_images
 from flows.parameters.transfer import ExportImage, ImportImage
 from flows.purge_images import purge_images
 from flows.reap_images import reap_images
+from flows.rebuild_catalog import rebuild_catalog
 from flows.rekey_image import rekey_image
 from flows.replicate_image import replicate_image
 from flows.restore_image import restore_image
@@ -53,6 +54,7 @@ FLOWS = [
     reap_images,
     *MANAGED,
     collect_garbage,
+    rebuild_catalog,
     share_image,
     unshare_image,
     answer_share,
@@ -109,6 +111,7 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"CancelImage": ["image"], "SystemBlocks": []},
         {"ReapImages": [], "SystemBlocks": []},
         {"CollectGarbage": [], "SystemBlocks": []},
+        {"RebuildCatalog": [], "SystemBlocks": []},
         {"ShareImage": ["image", "projects"], "SystemBlocks": []},
         {"AnswerShare": ["image"], "SystemBlocks": []},
         {"MigrateImages": ["source"], "SystemBlocks": []},

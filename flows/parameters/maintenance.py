@@ -26,3 +26,9 @@ class CollectGarbage(Form):
 
     dry_run: bool = Field(False, title="Dry run", description="Only tell what would be freed; change nothing")
     blocks: SystemBlocks = blocks()
+
+
+class RebuildCatalog(Form):
+    """Add to the catalog all that the store has and it does not."""
+
+    blocks: SystemBlocks = blocks()
