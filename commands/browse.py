@@ -13,7 +13,7 @@ from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
 _COLUMNS = ("id", "name", "status", "type", "encrypted", "virtual_size", "stored_size", "new_size", "created_at")
-_TIMES = ("created_at", "updated_at", "active_at", "checked_at", "deprecated_at")
+_TIMES = ("created_at", "updated_at", "active_at", "checked_at", "deprecated_at", "boot_verified_at")
 _ORDERS = ", ".join(listing.SORTS)
 _FINDINGS = 1
 
@@ -63,7 +63,9 @@ def show(options: argparse.Namespace) -> int:
         {key: value.hex() if isinstance(value, bytes) else value for key, value in disk.items() if key != "image_id"}
         for disk in detail["disks"]
     ]
-    shown = {**public({**row, "tags": detail["tags"]}), "disks": disks, "packs": detail["packs"]}
+    last = detail["proof"]
+    proof = last and f"{last['how'] or last['reason']}, {last['seconds']:.1f} s"
+    shown = {**public({**row, "tags": detail["tags"]}), "boot_proof": proof, "disks": disks, "packs": detail["packs"]}
     if options.json:
         print(json.dumps(shown))
         return 0

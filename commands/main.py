@@ -11,6 +11,7 @@ from typing import Any
 
 from commands import (
     browse,
+    capture,
     deleting,
     events,
     hosts,
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         hosts,
         servers,
         volumes,
+        capture,
         services,
         up,
         metrics,

@@ -31,6 +31,8 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--description", default="")
     parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", dest="tags")
     parser.add_argument("--quick", action="store_true", help="do not read back what was stored")
+    parser.add_argument("--prove-boot", action="store_true", help="boot it first; what does not boot is no image")
+    parser.add_argument("--host", default="", help="the compute host to boot it on, where there are several")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=import_)
 
@@ -61,13 +63,13 @@ def import_(options: argparse.Namespace) -> int:
     source = options.source if "://" in options.source else os.path.abspath(options.source)
     names = ("name", "key", "type", "format", "digest", "min_disk", "min_ram", "max_ram", "os_type", "os_version")
     fields = {name: getattr(options, name) for name in (*names, "description", "quick")}
-    request = {"source": source, **fields, "tags": _tags(options.tags)}
+    request = {"source": source, **fields, "tags": tags(options.tags)}
     importing.ImportRequest(**request).check()
-    result = run_flow("import_image", request, settings)
+    result = run_flow("import_image", {**request, "prove_boot": options.prove_boot, "host": options.host}, settings)
     if options.json:
         print(json.dumps(result))
     else:
-        print(_summary(result), file=sys.stderr)
+        print(summary(result), file=sys.stderr)
         print(result["image"])
     return 0
 
@@ -88,10 +90,12 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tags(pairs: list[str]) -> dict[str, str]:
+def tags(pairs: list[str]) -> dict[str, str]:
+    """Tags from words such as team=web."""
     return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def _summary(result: dict[str, Any]) -> str:
+def summary(result: dict[str, Any]) -> str:
+    """An image that was made, in a line for people."""
     sizes = (f"{name} {meter.size(result[f'{name}_size'])}" for name in ("virtual", "allocated", "stored", "new"))
     return f"{result['name']}: {', '.join(sizes)}"

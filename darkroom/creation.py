@@ -4,6 +4,7 @@ register → add disks → create data key → upload → read back → activate
 process too: it asks the catalog how far the image is. Every step holds the lease of the image while it works.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
+
 from darkroom import assembly, content, keys, lifecycle, reading, sidecar, systems, upload
 from darkroom.catalog import Connection, Row, images, uploads
 from darkroom.errors import DarkroomError
+from darkroom.formats import partitions
 from darkroom.model import Reader
 from darkroom.systems import Systems
 
@@ -90,6 +94,32 @@ def add_disks(connection: Connection, image: UUID, sizes: Sequence[int]) -> None
             (image, number, size),
         )
     images.update(connection, image, virtual_size=sum(sizes))
+
+
+def look(to: Systems, row: Row, number: int, reader: Reader) -> dict[str, Any]:
+    """Record what the partition table of a disk shows."""
+    table = dataclasses.asdict(partitions.partitions(reader))
+    with to.catalog.transaction() as connection:
+        connection.execute(
+            "UPDATE disks SET partitions = %s WHERE image_id = %s AND number = %s",
+            (Jsonb(table), row["id"], number),
+        )
+    return {"scheme": table["scheme"], "esp": table["esp"], "partitions": len(table["entries"])}
+
+
+def restart(to: Systems, row: Row, sizes: Sequence[int]) -> None:
+    """Begin again with disks that are not those of an earlier attempt: what it recorded of the disks is dropped.
+
+    Its chunks stay in the index, until the collector comes: what is the same is not stored again.
+    """
+    for key in [key for key, _ in to.store.list(f"images/{row['id']}/")]:
+        to.store.delete(key)
+    with to.catalog.transaction() as connection:
+        uploads.renew_lease(connection, row["id"])
+        connection.execute("DELETE FROM runs WHERE image_id = %s", (row["id"],))
+        connection.execute("DELETE FROM refs WHERE image_id = %s", (row["id"],))
+        connection.execute("DELETE FROM disks WHERE image_id = %s", (row["id"],))
+        add_disks(connection, row["id"], sizes)
 
 
 def create_data_key(to: Systems, image: str) -> dict[str, Any]:

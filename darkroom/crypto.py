@@ -158,3 +158,13 @@ def open_data_key(private_key: bytes, sealed: bytes, image: UUID, owner: UUID, m
         return _HPKE.decrypt(sealed, private, _share_context(image, owner, member))
     except InvalidTag:
         raise SealBrokenError(f"shared data key of image {image}", remedy="have its owner share it again") from None
+
+
+def seal_proof(data_key: bytes, image: UUID, kind: int, data: bytes) -> bytes:
+    """Seal what a boot proof showed (kind 0: the serial port, 1: the screen), which the catalog keeps."""
+    return _seal(data_key, data, _page_context(b"proof", image, 0, kind))
+
+
+def open_proof(data_key: bytes, image: UUID, kind: int, sealed: Buffer) -> bytes:
+    """Undo `seal_proof`; raises SealBrokenError."""
+    return _open(data_key, sealed, _page_context(b"proof", image, 0, kind), f"boot proof of image {image}")

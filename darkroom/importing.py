@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from psycopg.types.json import Jsonb
-
 from darkroom import creation, formats, lifecycle, rawview, rules, sources
 from darkroom.catalog import Row, images, uploads
 from darkroom.errors import RefusedError
-from darkroom.formats import partitions
 from darkroom.model import Reader
 from darkroom.systems import Systems
 
@@ -143,13 +140,7 @@ def probe(to: Systems, image: str) -> list[dict[str, Any]]:
     with creation.step(to, image) as row:
         for disk in images.disks(to.catalog, row["id"]):
             with _disk(to, row, disk["number"]) as reader:
-                table = dataclasses.asdict(partitions.partitions(reader))
-            with to.catalog.transaction() as connection:
-                connection.execute(
-                    "UPDATE disks SET partitions = %s WHERE image_id = %s AND number = %s",
-                    (Jsonb(table), row["id"], disk["number"]),
-                )
-            found.append({"scheme": table["scheme"], "esp": table["esp"], "partitions": len(table["entries"])})
+                found.append(creation.look(to, row, disk["number"], reader))
     return found
 
 

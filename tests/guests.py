@@ -8,7 +8,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from darkroom.compute import probe
+
 SECTOR = 512
+_POWERS_OFF = bytes.fromhex("ba0406 b80020 ef")
 _BATCH = 64
 _SOURCE = f"""
 .code16
@@ -101,10 +104,40 @@ drive:  .byte 0
         .word 0xaa55
 """
 
+_FILLS = f"""
+.code16
+.globl _start
+_start:
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %ss
+    movw $0x7c00, %sp
+    movb %dl, drive
+next:
+    movw $packet, %si
+    movw $0x4300, %ax
+    movb drive, %dl
+    int $0x13
+    addl ${_BATCH}, lba
+    andl $0x3fff, lba
+    orl $1, lba
+    jmp next
+packet: .byte 16, 0
+        .word {_BATCH}
+        .word 0, 0xf000             # from the firmware, which is not zeros
+lba:    .long 1, 0
+drive:  .byte 0
+        .org 510
+        .word 0xaa55
+"""
+
 
 def checks(size: int, *, endless: bool = False) -> bytes:
     """The first sector of a disk of `size` bytes whose guest reads all of it, again and again if `endless`."""
-    source = _SOURCE.replace("SECTORS", str(size // SECTOR)).replace("ENDLESS", str(int(endless)))
+    return _assembled(_SOURCE.replace("SECTORS", str(size // SECTOR)).replace("ENDLESS", str(int(endless))))
+
+
+def _assembled(source: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         code, elf, raw = (Path(folder, name) for name in ("code.s", "code.elf", "code"))
         code.write_text(source)
@@ -131,3 +164,19 @@ def bootable(path: Path, *, endless: bool = False) -> Path:
         file.truncate(size)
         file.write(checks(size, endless=endless))
     return path
+
+
+def says(text: str) -> bytes:
+    """The first sector of a guest that writes a text to its serial port, and stays."""
+    return probe.sector(text=text).replace(_POWERS_OFF, b"\x90" * len(_POWERS_OFF))
+
+
+def floods() -> bytes:
+    """The first sector of a guest that writes to its serial port for ever, as fast as it can."""
+    code = bytes.fromhex("baf803 b078 ee ebfd")  # mov dx,COM1; mov al,'x'; out dx,al; jmp back
+    return code.ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
+
+
+def fills() -> bytes:
+    """The first sector of a guest that writes all over the first 8 MiB of its disk, again and again."""
+    return _assembled(_FILLS)

@@ -13,6 +13,7 @@ from flows.activate_images import activate_images
 from flows.answer_share import answer_share
 from flows.attach_volume import attach_volume
 from flows.cancel_image import cancel_image
+from flows.capture_server import capture_server
 from flows.collect_garbage import collect_garbage
 from flows.create_server import create_server
 from flows.create_volume import create_volume
@@ -27,6 +28,8 @@ from flows.import_image import import_image
 from flows.migrate_images import migrate_images
 from flows.modify_images import modify_images
 from flows.parameters.transfer import ExportImage, ImportImage
+from flows.prove_boot import prove_boot
+from flows.prove_oldest import prove_oldest
 from flows.purge_images import purge_images
 from flows.reap_images import reap_images
 from flows.rebuild_catalog import rebuild_catalog
@@ -70,6 +73,9 @@ FLOWS = [
     replicate_image,
     rekey_image,
     rotate_key,
+    capture_server,
+    prove_boot,
+    prove_oldest,
 ]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
 
@@ -128,6 +134,9 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"AttachVolume": ["volume", "server"], "SystemBlocks": []},
         {"DetachVolume": ["volume"], "SystemBlocks": []},
         {"DeleteVolume": ["volume"], "SystemBlocks": []},
+        {"CaptureServer": ["server", "name"], "SystemBlocks": []},
+        {"ProveBoot": ["image"], "SystemBlocks": []},
+        {"ProveOldest": [], "SystemBlocks": []},
     )
 
 

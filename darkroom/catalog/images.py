@@ -184,6 +184,7 @@ def detail(catalog: Catalog, image: UUID) -> Row:
             "tags": {row["key"]: row["value"] for row in rows("SELECT * FROM tags WHERE image_id = %s")},
             "disks": rows("SELECT * FROM disks WHERE image_id = %s ORDER BY number"),
             "packs": rows("SELECT count(*) AS n FROM refs WHERE image_id = %s")[0]["n"],
+            "proof": next(iter(rows("SELECT how, reason, seconds FROM proofs WHERE image_id = %s")), None),
             "lease": next(iter(rows("SELECT holder, expires_at FROM leases WHERE image_id = %s")), None),
         }
 

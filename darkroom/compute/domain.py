@@ -61,6 +61,8 @@ class Domain:
     queues: int = 1
     console: Path | None = None
     """The file that takes what the guest writes to its first serial port."""
+    terminal: Path | None = None
+    """A socket on which somebody takes what the guest writes there, in place of a console."""
     transient: bool = False
     """Gone when it stops."""
 
@@ -132,7 +134,9 @@ def _add_network(devices: ElementTree.Element, domain: Domain) -> None:
 
 def _add_console(devices: ElementTree.Element, domain: Domain) -> None:
     """Serial port, guest agent, screen, and a source of randomness."""
-    serial = _leaf(devices, "serial", type="pty")
+    serial = _leaf(devices, "serial", type="unix" if domain.terminal else "pty")
+    if domain.terminal:
+        _leaf(serial, "source", mode="connect", path=str(domain.terminal))
     if domain.console:
         _leaf(serial, "log", file=str(domain.console), append="on")
     _leaf(_leaf(devices, "channel", type="unix"), "target", type="virtio", name="org.qemu.guest_agent.0")
@@ -202,6 +206,24 @@ def lookup(host: Any, uuid: UUID) -> Any:
     """The domain as libvirt gives it."""
     with connection.errors(str(uuid)):
         return host.lookupByUUIDString(str(uuid))
+
+
+def find(host: Any, reference: str) -> UUID:
+    """The domain of this name or uuid; raises DomainMissingError."""
+    with connection.errors(reference):
+        try:
+            found = host.lookupByUUIDString(reference)
+        except libvirt.libvirtError:
+            found = host.lookupByName(reference)
+        return UUID(found.UUIDString())
+
+
+def ended_well(host: Any, uuid: UUID) -> bool:
+    """Whether a domain that does not run was shut down from within, rather than stopped or crashed."""
+    found = lookup(host, uuid)
+    with connection.errors(found.name()):
+        code, reason = found.state()
+    return bool(code == libvirt.VIR_DOMAIN_SHUTOFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN)
 
 
 def state(host: Any, uuid: UUID) -> tuple[State, str]:

@@ -14,8 +14,9 @@ from typing import Any
 from darkroom.errors import UnavailableError
 from darkroom.model import Extent, MiB
 
-_CONTEXT = b"base:allocation"
-_ZERO = 2
+_ALLOCATION = b"base:allocation"
+_BITMAP = b"qemu:dirty-bitmap:"
+_ZERO, _DIRTY = 2, 1
 _MAX_REQUEST = 32 * MiB
 _MAX_STATUS = 1 << 31
 _STALLED = 120.0
@@ -76,8 +77,9 @@ _new_bytes.restype = ctypes.py_object
 class NbdReader:
     """The bytes of an export, read over a few connections; safe to use from many threads."""
 
-    def __init__(self, uri: str, connections: int) -> None:
+    def __init__(self, uri: str, connections: int, bitmap: str = "") -> None:
         self._uri = uri
+        self._context = _BITMAP + bitmap.encode() if bitmap else _ALLOCATION
         self._handles: queue.Queue[int] = queue.Queue()
         self._sockets: dict[int, socket.socket] = {}
         self._busy: dict[int, float] = {}
@@ -87,7 +89,7 @@ class NbdReader:
             lib = _library()
             first = self._connect()
             self.size = int(lib.nbd_get_size(first))
-            self._has_extents = lib.nbd_can_meta_context(first, _CONTEXT) == 1
+            self._has_extents = lib.nbd_can_meta_context(first, self._context) == 1
             for _ in range(connections - 1 if lib.nbd_can_multi_conn(first) == 1 else 0):
                 self._connect()
         except BaseException:
@@ -110,7 +112,7 @@ class NbdReader:
         return data
 
     def extents(self, offset: int, length: int) -> list[Extent]:
-        """Extents by the context base:allocation; an export without it is all data."""
+        """Extents by the context base:allocation, or the bitmap; an export without it is all data."""
         if not self._has_extents:
             return [Extent(offset, length, zero=False)] if length else []
         result: list[Extent] = []
@@ -118,7 +120,7 @@ class NbdReader:
         while at < end:
             for size, flags in self._status(at, min(end - at, _MAX_STATUS)):
                 size = min(size, end - at)
-                zero = bool(flags & _ZERO)
+                zero = bool(flags & _ZERO) if self._context == _ALLOCATION else not flags & _DIRTY
                 if result and result[-1].zero == zero:
                     result[-1] = Extent(result[-1].start, result[-1].length + size, zero)
                 elif size:
@@ -140,7 +142,7 @@ class NbdReader:
         lib = _library()
         handle: int = lib.nbd_create()
         try:
-            lib.nbd_add_meta_context(handle, _CONTEXT)
+            lib.nbd_add_meta_context(handle, self._context)
             if lib.nbd_aio_connect_uri(handle, self._uri.encode()) < 0:
                 raise self._error()
             deadline = time.monotonic() + _STALLED
@@ -180,7 +182,7 @@ class NbdReader:
         found: list[tuple[int, int]] = []
 
         def collect(_: Any, context: bytes, __: int, entries: Any, count: int, ___: Any) -> int:
-            if context == _CONTEXT:
+            if context == self._context:
                 found.extend((entries[i], entries[i + 1]) for i in range(0, count, 2))
             return 0
 
@@ -197,12 +199,13 @@ class NbdReader:
         return NbdUnavailableError(self._uri, "", message)
 
 
-def connect(uri: str, connections: int = 4) -> NbdReader:
+def connect(uri: str, connections: int = 4, bitmap: str = "") -> NbdReader:
     """Connect to nbd://host[:port]/export or nbd+unix:///export?socket=path; raises NbdUnavailableError.
 
-    More than one connection is made only where the server says that all see the same bytes.
+    More than one connection is made only where the server says that all see the same bytes. With the name of a bitmap
+    of QEMU's, the extents tell what it marks as data, and the rest as zero, whatever the bytes are.
     """
-    return NbdReader(uri, connections)
+    return NbdReader(uri, connections, bitmap)
 
 
 def _shut(connection: socket.socket) -> None:

@@ -48,6 +48,8 @@ class ImportImage(Form):
         json_schema_extra={"maxProperties": TagLimits().count},
     )
     quick: bool = Field(False, title="Quick import", description="Do not read back what was stored")
+    prove_boot: bool = Field(False, title="Prove boot", description="Boot it first; what does not boot is no image")
+    host: str = Field("", title="Compute host", description="To boot it on; empty: the only one")
     blocks: SystemBlocks = blocks()
 
     @model_validator(mode="after")
@@ -60,7 +62,7 @@ class ImportImage(Form):
 
     def request(self) -> ImportRequest:
         """The request that the domain takes."""
-        return ImportRequest(**self.model_dump(exclude={"blocks"}))
+        return ImportRequest(**self.model_dump(exclude={"blocks", "prove_boot", "host"}))
 
 
 class ExportImage(Form):

@@ -1,0 +1,58 @@
+"""A disk of a domain that does not run: read from its file, with a lock that keeps QEMU from writing to it."""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from darkroom import formats, rawview
+from darkroom.compute.backup import Disk
+from darkroom.compute.connection import DomainStateError
+from darkroom.errors import RefusedError
+from darkroom.formats import Inspection
+from darkroom.model import Reader
+from darkroom.settings import Settings
+from darkroom.sources import Source, local
+
+_WRITES, _LETS_NOBODY_WRITE = 101, 201
+"""Bytes of a file that QEMU locks (block/file-posix.c): held by who writes, held by who lets nobody write."""
+_LOCK = struct.Struct("hhqqi4x")
+
+
+class DiskKindError(RefusedError):
+    """A disk of a server at rest that is neither a file nor a block device, or not of a format that is read."""
+
+    code = "disk-kind"
+    what = "this disk of a stopped server cannot be read"
+    default_remedy = "start the server, and capture it while it runs"
+
+
+@contextmanager
+def open_disk(disk: Disk, folder: Path, settings: Settings) -> Iterator[Reader]:
+    """The guest-visible bytes, in the format that libvirt states; whatever a guest wrote to its raw disk is data.
+
+    While it is open, QEMU cannot start a guest with the disk. Raises DiskKindError, DomainStateError if something
+    writes to it, the errors of `formats` for a qcow2, and SourceChangedError at the end if it is not what it was.
+    """
+    if not disk.path or disk.format not in ("raw", "qcow2"):
+        raise DiskKindError(disk.target, "a raw or qcow2 file or device", f"{disk.format} {disk.path}")
+    with local.open_path(Path(disk.path)) as source:
+        _lock(source, disk)
+        if disk.format == "raw":
+            found = Inspection("raw", source.reader.size)
+        else:
+            found = formats.inspect(source.reader, disk.format, source.name, settings.limits)
+        with rawview.open_disk(source, found, folder) as reader:
+            yield reader
+            source.check_unchanged()
+
+
+def _lock(source: Source, disk: Disk) -> None:
+    """Let nobody write for as long as the descriptor is open, however this process ends."""
+    assert source.fd is not None
+    fcntl.fcntl(source.fd, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _LETS_NOBODY_WRITE, 1, 0))
+    asked = fcntl.fcntl(source.fd, fcntl.F_OFD_GETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _WRITES, 1, 0))
+    if _LOCK.unpack(asked)[0] != fcntl.F_UNLCK:
+        raise DomainStateError(disk.path, "a disk that nothing writes to", "one that is in use")
