@@ -16,11 +16,11 @@ from darkroom.systems import open_systems
 from flows.answer_share import answer_share
 from flows.export_image import export_image
 from flows.import_image import import_image
-from flows.parameters.keys import RekeyImage, RotateKey
+from flows.parameters.keys import RekeyImage, ReplicateImage, RotateKey
 from flows.parameters.sharing import AnswerShare, ShareImage
 from flows.parameters.transfer import ExportImage, ImportImage
 from flows.rekey_image import rekey_image
-from flows.replicate_image import ReplicateImage, replicate_image
+from flows.replicate_image import replicate_image
 from flows.rotate_key import rotate_key
 from flows.share_image import share_image
 from tests.conftest import make_disk
