@@ -115,8 +115,8 @@ def add_disks(to: Systems, image: str) -> dict[str, int]:
             creation.add_disks(connection, row["id"], [disk["virtual_size"] for disk in found])
             for disk in found:
                 connection.execute(
-                    "UPDATE disks SET partitions = %s WHERE image_id = %s AND number = %s",
-                    (Jsonb(disk["partitions"]), row["id"], disk["number"]),
+                    "UPDATE disks SET partitions = %s, profile = %s WHERE image_id = %s AND number = %s",
+                    (Jsonb(disk["partitions"]), disk["profile"], row["id"], disk["number"]),
                 )
     return {"disks": len(found)}
 

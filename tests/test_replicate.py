@@ -56,6 +56,8 @@ def named(to, name):
 def test_within_a_scope_no_data_is_written_and_all_that_describes_it_is_copied(to, disk, key):
     tags = {"team": "web", "tier": "1"}
     source = operations.import_image(to, disk, key=key, tags=tags, description="the first", min_ram=512)
+    with to.catalog.transaction() as connection:
+        connection.execute("UPDATE disks SET profile = '{0,3,2}' WHERE image_id = %s", (source,))
     before = operations.objects(to)
 
     copy = operations.replicate(to, "one")
@@ -69,7 +71,8 @@ def test_within_a_scope_no_data_is_written_and_all_that_describes_it_is_copied(t
     assert new["properties"] == {**old["properties"], "replicated_from": source}
     details = [images.detail(to.catalog, image["id"]) for image in (old, new)]
     assert details[0]["tags"] == details[1]["tags"] == tags
-    assert details[0]["disks"][0]["partitions"] == details[1]["disks"][0]["partitions"]
+    for fact in ("partitions", "profile", "virtual_size"):
+        assert details[0]["disks"][0][fact] == details[1]["disks"][0][fact]
     assert well(to, copy)
 
 
