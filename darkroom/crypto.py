@@ -14,6 +14,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from darkroom.errors import DamagedError
@@ -26,6 +27,7 @@ NONCE_SIZE = 12
 TAG_SIZE = 16
 OVERHEAD = NONCE_SIZE + TAG_SIZE
 """Bytes that sealing adds."""
+_SECTOR = 512
 
 _CHUNK_ID = "darkroom 2026-11-24 v1 chunk id"
 _CHUNK_KEY = "darkroom 2026-11-24 v1 chunk key"
@@ -44,6 +46,15 @@ class SealBrokenError(DamagedError):
 def random_key() -> bytes:
     """Return 32 random bytes: a data key or a scope secret."""
     return os.urandom(KEY_SIZE)
+
+
+def seal_sectors(key: bytes, data: bytes) -> bytes:
+    """AES-XTS over sectors of 512 bytes, numbered from 0: what LUKS keeps its master key under. Not authenticated."""
+    sealed = bytearray()
+    for number, at in enumerate(range(0, len(data), _SECTOR)):
+        cipher = Cipher(algorithms.AES(key), modes.XTS(number.to_bytes(16, "little"))).encryptor()
+        sealed += cipher.update(data[at : at + _SECTOR]) + cipher.finalize()
+    return bytes(sealed)
 
 
 def digest(data: Buffer) -> bytes:

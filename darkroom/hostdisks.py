@@ -53,7 +53,7 @@ def provide(to: Systems, host: Host, disk: Row, progress: Progress, *, full_copy
     """Make the file of a disk, unless that is done: over the keeper's export, or as a copy of all bytes."""
     if disk["status"] != "creating":
         return
-    path, key = host.disk(disk["id"]), diskkeys.disk_key(to, disk)
+    path, key = host.disk(disk["id"]), diskkeys.disk_key(to, disk["id"])
     if full_copy:
         _copy(to, host, disk, key, progress)
         with to.catalog.transaction() as connection:
@@ -81,7 +81,7 @@ def give_secrets(to: Systems, libvirt: Any, disks: list[Row]) -> None:
     """Let libvirt know the keys of the disks that have one; it keeps them in memory alone."""
     for disk in disks:
         if disk["disk_key"] is not None:
-            overlay.give_secret(libvirt, disk["id"], diskkeys.disk_key(to, disk))
+            overlay.give_secret(libvirt, disk["id"], diskkeys.disk_key(to, disk["id"]))
 
 
 def as_disk(host: Host, disk: Row) -> Disk:
@@ -98,7 +98,7 @@ def _copy(to: Systems, host: Host, disk: Row, key: bytes, progress: Progress) ->
         stale.unlink(missing_ok=True)
     table = manifest.read(to.store, disk["image_id"], disk["image_disk"], disk["manifest_digest"])
     locate = reading.locator(to.catalog, disk["image_id"])
-    reader = DiskReader(to.store, table, diskkeys.data_key(to, disk), locate)
+    reader = DiskReader(to.store, table, diskkeys.data_key(to, disk["id"]), locate)
     try:
         with NbdServer(reader, socket) as server:
             overlay.create(part, disk["size"], key)

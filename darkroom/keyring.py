@@ -12,6 +12,7 @@ from uuid import UUID
 from darkroom import inbox, keys, rules, sidecar, systems
 from darkroom.catalog import Connection, images, wraps
 from darkroom.catalog.wraps import Wrapped
+from darkroom.compute import diskkeys
 from darkroom.keys import Key
 from darkroom.systems import Systems
 
@@ -20,6 +21,8 @@ WRAPPED = (
     Wrapped("scopes", "uuid", "wrapped_secret", systems.scope_secret_context),
     Wrapped("wraps", "image_id", "wrapped", systems.data_key_context),
     Wrapped("inboxes", "project_id", "wrapped", lambda project, _: inbox.context(project)),
+    Wrapped("server_disks", "id", "data_key", diskkeys.data_key_context),
+    Wrapped("server_disks", "id", "disk_key", diskkeys.disk_key_context),
 )
 """All that is kept under a key: a table that is not here would be lost with the old version."""
 _BATCH = 64

@@ -9,10 +9,13 @@ import psycopg
 import pytest
 
 from darkroom import postgres, prefect_server, store, systems
+from darkroom.catalog import Catalog
+from darkroom.compute import domain, keeping
+from darkroom.compute import hosts as compute_hosts
 from darkroom.settings import Settings
 from darkroom.store import s3
 from demo import disk
-from tests import hosts, servers
+from tests import computing, hosts, servers
 
 _numbers = itertools.count()
 
@@ -144,6 +147,20 @@ def host(libvirt_uri, catalog_url, short_folder):
     assert not [path for path in (storage / "run").glob("*") if path.name.startswith(("capture-", "proof-"))]
     assert hosts.domains(libvirt_uri) == []
     shutil.rmtree(storage, ignore_errors=True)
+
+
+@pytest.fixture
+def compute_host(to, catalog_url, libvirt_uri, home):
+    """A compute host in the catalog; at the end nothing of its servers may be left."""
+    found = compute_hosts.Host("kvm1", libvirt_uri, home / "host", "tcg", 1 << 30)
+    with Catalog(catalog_url, None) as operator:
+        compute_hosts.add(operator, found)
+    found.prepare()
+    yield found
+    computing.delete_all(to)
+    computing.assert_nothing_left(to, found)
+    keeping.stop(found)
+    assert domain.wait(lambda: not computing.processes_of(found), 10), computing.processes_of(found)
 
 
 @pytest.fixture(scope="session")

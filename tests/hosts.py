@@ -47,7 +47,7 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[str]:
     (folder / "etc/libvirtd.conf").write_text(_LIBVIRTD.format(folder=folder))
     (folder / "etc/qemu.conf").write_text(_QEMU)
     script = "".join(f"mount --bind {source} {place} && " for source, place in mounts.items())
-    script += f"exec setpriv --pdeathsig TERM libvirtd -f /etc/libvirt/libvirtd.conf -p {folder}/pid"
+    script += f"exec setpriv --pdeathsig KILL libvirtd -f /etc/libvirt/libvirtd.conf -p {folder}/pid"
     with open(folder / "log/libvirtd.log", "ab") as log:
         process = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script],

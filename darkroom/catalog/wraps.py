@@ -64,7 +64,9 @@ class Wrapped:
 
     def count(self, connection: Connection, key_name: str) -> int:
         """How many rows of the project are under a key."""
-        query = sql.SQL("SELECT count(*) AS n FROM {} WHERE {}").format(sql.Identifier(self.table), _OURS)
+        query = sql.SQL("SELECT count(*) AS n FROM {} WHERE {} AND {} IS NOT NULL").format(
+            sql.Identifier(self.table), _OURS, sql.Identifier(self.wrapped)
+        )
         row = connection.execute(query, (key_name,)).fetchone()
         assert row
         number: int = row["n"]
@@ -74,7 +76,8 @@ class Wrapped:
         """The next rows under a key, in order of `identity`, locked; each as `identity` and `wrapped`."""
         query = sql.SQL(
             "SELECT {identity} AS identity, {wrapped} AS wrapped FROM {table}"
-            " WHERE {ours} AND ({identity} > {after} OR {after} IS NULL) ORDER BY {identity} LIMIT {size} FOR UPDATE"
+            " WHERE {ours} AND {wrapped} IS NOT NULL AND ({identity} > {after} OR {after} IS NULL)"
+            " ORDER BY {identity} LIMIT {size} FOR UPDATE"
         ).format(
             table=sql.Identifier(self.table),
             identity=sql.Identifier(self.identity),

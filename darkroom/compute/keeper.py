@@ -90,7 +90,10 @@ class Keeper:
         if row is None:
             raise servers.VolumeMissingError(str(disk))
         with self._lock:
-            self._opened(row).ready(row)
+            served = self._opened(row)
+            served.ready(row)
+        # QEMU reads the first sector before it answers to libvirt: a start would hang while the store is away.
+        served.disk.prefetch([0])[0].result()
         return keeping.proxy_socket(self.host, disk)
 
     def _release(self, disk: UUID) -> None:

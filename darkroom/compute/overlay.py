@@ -15,14 +15,11 @@ from xml.sax.saxutils import escape
 
 import libvirt
 
-from darkroom.compute import connection
+from darkroom.compute import connection, sealedfile
 from darkroom.errors import DarkroomError
 
 _SECTOR = 512
-_ITERATIONS = "encrypt.iter-time=10"
-"""Milliseconds of key stretching, for a key that is random already."""
 _TIMEOUT = 60
-_TRIES = 50
 
 
 class OverlayError(DarkroomError):
@@ -45,21 +42,14 @@ def create(path: Path, size: int, key: bytes, backing: Path | None = None) -> No
     """
     if path.exists():
         return
+    size = -(-size // _SECTOR) * _SECTOR
     part = path.with_suffix(".part")
     part.unlink(missing_ok=True)
-    words = ["qemu-img", "create", "-q", "-f", "qcow2"]
-    if backing:
-        words += ["-u", "-F", "raw", "-b", uri(backing)]
-    for attempt in range(_TRIES):
-        with secret(key) as (options, descriptors):
-            luks = [*options, "-o", f"encrypt.format=luks,encrypt.key-secret=key,{_ITERATIONS}"] if key else []
-            try:
-                _run([*words, *luks, str(part), str(-(-size // _SECTOR) * _SECTOR)], path, descriptors)
-                break
-            except OverlayError as error:
-                # QEMU measures how fast the machine stretches keys, and gives up where its clock is too coarse.
-                if "CPU usage" not in error.found or attempt == _TRIES - 1:
-                    raise
+    if key:
+        sealedfile.write(part, size, passphrase(key), uri(backing) if backing else "")
+    else:
+        words = ["-u", "-F", "raw", "-b", uri(backing)] if backing else []
+        _run(["qemu-img", "create", "-q", "-f", "qcow2", *words, str(part), str(size)], path)
     part.rename(path)
 
 
@@ -92,7 +82,7 @@ def secret(key: bytes) -> Iterator[tuple[list[str], list[int]]]:
         return
     reading, writing = os.pipe()
     try:
-        os.write(writing, key.hex().encode())
+        os.write(writing, passphrase(key))
         os.close(writing)
         yield ["--object", f"secret,id=key,file=/dev/fd/{reading}"], [reading]
     finally:
@@ -104,7 +94,7 @@ def give_secret(host: Any, disk: UUID, key: bytes) -> UUID:
     text = f"""<secret ephemeral='yes' private='yes'><uuid>{disk}</uuid>
         <usage type='volume'><volume>{escape(f"darkroom {disk}")}</volume></usage></secret>"""
     with connection.errors(str(disk)):
-        host.secretDefineXML(text).setValue(key.hex().encode())
+        host.secretDefineXML(text).setValue(passphrase(key))
     return disk
 
 
@@ -116,15 +106,19 @@ def forget_secret(host: Any, disk: UUID) -> None:
         pass  # there is none: the image was plain, or libvirt was started anew
 
 
+def passphrase(key: bytes) -> bytes:
+    """What opens the LUKS layer of a disk with this key: text, for libvirt and QEMU take no other."""
+    return key.hex().encode()
+
+
 def _image(path: Path, key: bytes) -> str:
     return f"driver=qcow2,{'encrypt.key-secret=key,' if key else ''}file.driver=file,file.filename={path}"
 
 
-def _run(words: list[str], path: Path, descriptors: list[int]) -> None:
-    null = subprocess.DEVNULL
+def _run(words: list[str], path: Path) -> None:
     try:
         done = subprocess.run(
-            words, stdin=null, capture_output=True, text=True, timeout=_TIMEOUT, pass_fds=descriptors, check=False
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise OverlayError(str(path), "", str(error)) from error

@@ -35,7 +35,7 @@ class Served:
         self._copy: subprocess.Popen[bytes] | None = None
         table = manifest.read(to.store, row["image_id"], row["image_disk"], row["manifest_digest"])
         locate = reading.locator(operator, row["image_id"])
-        self.disk = LazyDisk(to.store, table, diskkeys.data_key(to, row), chunks, locate)
+        self.disk = LazyDisk(to.store, table, diskkeys.data_key(to, row["id"]), chunks, locate)
         socket = keeping.export_socket(host, self.id)
         socket.unlink(missing_ok=True)  # of a keeper that was killed
         self._server = NbdServer(self.disk, socket)
@@ -92,7 +92,7 @@ class Served:
     def _flatten(self, path: Path, row: dict[str, Any]) -> None:
         """Copy into a volume that no guest has; a copy that failed, or was killed, begins again."""
         if self._copy is None:
-            self._copy = overlay.flattening(path, diskkeys.disk_key(self._to, row))
+            self._copy = overlay.flattening(path, diskkeys.disk_key(self._to, row["id"]))
         elif self._copy.poll() is not None:
             copy, self._copy = self._copy, None
             overlay.ended(path, copy)

@@ -1,0 +1,204 @@
+"""How fast a server is there, against a full copy and a local overlay of the same disk; prints ratios.
+
+    python benchmarks/provision.py [--folder build/bench] [--delay 0.02] [--only NAME …]
+
+Needs root: a Debian guest is built once (`guest.py`), and libvirt of this machine's QEMU is run in a folder of its own.
+A boot is measured from the command to the guest's own word on its serial port that all is up.
+"""
+
+import argparse
+import dataclasses
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks import guest
+from darkroom import manifest, postgres, reading, servers, systems
+from darkroom.catalog import Catalog, images
+from darkroom.compute import chunkcache, connection, domain, hosts, keeping, lazydisk, overlay, probe, profiles, proxy
+from darkroom.compute.domain import Disk, Domain
+from darkroom.compute.hosts import Host
+from darkroom.nbd.server import NbdServer
+from darkroom.servers import ServerRequest
+from darkroom.settings import Settings
+from darkroom.systems import Systems
+from tests import hosts as private
+from tests import operations
+
+GIB, MIB = 1 << 30, 1 << 20
+_UP = 600
+
+
+class Slow:
+    """A store whose gets take longer."""
+
+    def __init__(self, store, delay: float) -> None:
+        self._store, self._delay = store, delay
+
+    def get(self, *arguments, **options) -> bytes:
+        time.sleep(self._delay)
+        return self._store.get(*arguments, **options)
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+
+@contextmanager
+def machine(folder: Path) -> Iterator[tuple[Systems, Host]]:
+    """A fresh home with a compute host."""
+    with tempfile.TemporaryDirectory(prefix="dk-", dir="/tmp") as short:
+        with private.libvirtd(Path(short) / "libvirt", folder / "libvirt") as uri:
+            settings = dataclasses.replace(Settings(), home=Path(short) / "home", catalog_url="")
+            with systems.open_systems(settings) as to:
+                to.keys.create("gold")
+                host = Host("bench", uri, Path(short) / "host", "tcg", 4 * GIB)
+                host.prepare()
+                with Catalog(systems.catalog_dsn(settings), None) as operator:
+                    hosts.add(operator, host)
+                yield to, host
+                keeping.stop(host)
+        postgres.stop(Path(short) / "home/catalog")
+
+
+def boot(host: Host, disk: Disk, folder: Path) -> float:
+    """Seconds until a guest on this disk is up."""
+    console = folder / f"console-{uuid4()}"
+    made = Domain(uuid4(), f"bench-{uuid4()}", (disk,), "tcg", cpus=2, memory=1024, console=console)
+    began = time.monotonic()
+    with connection.open(host.uri) as libvirt:
+        try:
+            domain.start(libvirt, made)
+            if not domain.wait(lambda: console.exists() and guest.MARKER in console.read_text(errors="replace"), _UP):
+                raise SystemExit(f"the guest did not come up: {console.read_text(errors='replace')[-500:]}")
+            return time.monotonic() - began
+        finally:
+            domain.remove(libvirt, made.uuid)
+
+
+def local(host: Host, disk: Path, folder: Path) -> float:
+    """From a local overlay over the raw disk."""
+    path = folder / "local.qcow2"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.absolute(), path]
+    subprocess.run(command, check=True)
+    return boot(host, Disk(path, "qcow2"), folder)
+
+
+def copied(host: Host, disk: Path, folder: Path) -> float:
+    """From a copy that is made first."""
+    path = folder / "copy.qcow2"
+    began = time.monotonic()
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, path], check=True)
+    taken = time.monotonic() - began
+    return taken + boot(host, Disk(path, "qcow2"), folder)
+
+
+@dataclasses.dataclass
+class Lazy:
+    """A boot from the store through an export and a proxy, as the keeper serves it, in this process."""
+
+    seconds: float
+    fetched: int
+    chunks: list[int]
+
+
+def lazy(to: Systems, host: Host, image, folder: Path, delay: float, profile: list[int]) -> Lazy:
+    """Boot with an empty cache, `delay` seconds added to each get, and a profile to prefetch, or none."""
+    shutil.rmtree(host.cache, ignore_errors=True)
+    store = Slow(to.store, delay) if delay else to.store
+    cache = chunkcache.HostChunks(store, chunkcache.ChunkCache(host.cache, host.cache_size))
+    with to.catalog.transaction() as transaction:
+        query = "SELECT manifest_digest FROM disks WHERE image_id = %s AND number = 0"
+        digest = transaction.execute(query, (image["id"],)).fetchone()["manifest_digest"]
+    table = manifest.read(to.store, image["id"], 0, digest)
+    key = systems.data_key(to, image)
+    reader = lazydisk.LazyDisk(store, table, key, cache, reading.locator(to.catalog, image["id"]))
+    recorder = profiles.Recorder(reader)
+    export, socket = host.run / "bench.x", host.run / "bench.p"
+    path = folder / "lazy.qcow2"
+    path.unlink(missing_ok=True)
+    began = time.monotonic()
+    try:
+        with NbdServer(recorder, export):
+            reader.prefetch(profile)
+            proxy.ensure(socket, export, (0, 0))
+            overlay.create(path, table.virtual_size, b"", socket)
+            setup = time.monotonic() - began
+            seconds = setup + boot(host, Disk(path, "qcow2"), folder)
+            return Lazy(seconds, cache.fetched, recorder.chunks)
+    finally:
+        proxy.stop(socket)
+        reader.close()
+
+
+def to_running(to: Systems, host: Host, folder: Path, size: int) -> list[float]:
+    """Seconds from the request to a running server, of an image of `size` bytes with data all over it; three times."""
+    disk = folder / "sparse.raw"
+    source = random.Random(size)
+    with open(disk, "wb") as file:
+        file.truncate(size)
+        file.write(probe.sector())
+        for _ in range(256):
+            file.seek(source.randrange(1, size // MIB - 1) * MIB)
+            file.write(source.randbytes(MIB))
+    name = f"sparse-{size // GIB}"
+    operations.import_image(to, disk, name=name, format="raw", key="gold")
+    disk.unlink()
+    taken = []
+    for number in range(5):
+        request = ServerRequest(name, f"{name}-{number}", memory=64)
+        began = time.monotonic()
+        found = servers.register(to, request)
+        servers.provide(to, found["server"], request, operations.quiet)
+        servers.boot(to, found["server"])
+        taken.append(time.monotonic() - began)
+        servers.delete(to, found["server"])
+    return taken
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, default=Path("build/bench"))
+    parser.add_argument("--delay", type=float, default=0.02)
+    options = parser.parse_args()
+    disk = options.folder / "guest.raw"
+    guest.build(disk)
+    with machine(options.folder.absolute()) as (to, host), tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        folder = Path(scratch).absolute()
+        small, large = (sorted(to_running(to, host, folder, size)) for size in (1 * GIB, 100 * GIB))
+        print(f"running, 1 GiB image: median {small[2]:.2f} s of {shown(small)}", flush=True)
+        print(
+            f"running, 100 GiB image: {large[2]:.2f} s of {shown(large)}; ratio {large[2] / small[2]:.2f}", flush=True
+        )
+        operations.import_image(to, disk, name="guest", format="raw", key="gold")
+        image = images.find(to.catalog, "guest")
+        local(host, disk, folder)  # warms the page cache
+        base = local(host, disk, folder)
+        print(f"boot, local overlay: {base:.1f} s", flush=True)
+        copy = copied(host, disk, folder)
+        print(f"copy, then boot: {copy:.1f} s; ratio {copy / base:.2f}", flush=True)
+        cold = lazy(to, host, image, folder, 0, [])
+        share = cold.fetched / image["stored_size"]
+        print(f"boot from the store: {cold.seconds:.1f} s; ratio {cold.seconds / base:.2f}", flush=True)
+        print(f"fetched until up: {cold.fetched / MIB:.0f} MiB, {100 * share:.1f} % of the image", flush=True)
+        for text, profile in (("without a profile", []), ("with a profile", cold.chunks)):
+            found = lazy(to, host, image, folder, options.delay, profile)
+            ratio = found.seconds / base
+            print(f"{1000 * options.delay:.0f} ms a get, {text}: {found.seconds:.1f} s; ratio {ratio:.2f}", flush=True)
+
+
+def shown(values: list[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+if __name__ == "__main__":
+    main()
