@@ -6,8 +6,8 @@ from darkroom import lifecycle
 from darkroom.catalog.listing import Filter
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command's parser."""
+def add_options(parser: argparse.ArgumentParser, *, whose: bool = True) -> None:
+    """Add them to a command's parser; `whose` with those that tell own images from shared ones."""
     for option, name, help in (
         ("--tag", "tags", "with this tag; again: with all of them"),
         ("--any-tag", "any_tags", "with at least one of these"),
@@ -20,9 +20,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--os", default="", metavar="SYSTEM", help="the beginning of its name, such as Linux or Debian")
     parser.add_argument("--name", default="", metavar="PATTERN", help="with * and ? as wild cards, such as 'web*'")
     parser.add_argument("--family", default="")
-    whose = parser.add_mutually_exclusive_group()
-    whose.add_argument("--own", action="store_const", const="own", dest="whose", default="all", help="own images alone")
-    whose.add_argument("--shared", action="store_const", const="shared", dest="whose", help="only what others share")
+    parser.set_defaults(whose="all")
+    if whose:
+        group = parser.add_mutually_exclusive_group()
+        group.add_argument("--own", action="store_const", const="own", dest="whose", help="own images alone")
+        group.add_argument("--shared", action="store_const", const="shared", dest="whose", help="those of others alone")
 
 
 def filter_of(options: argparse.Namespace) -> Filter:

@@ -35,6 +35,7 @@ from flows.reap_images import reap_images
 from flows.rebuild_catalog import rebuild_catalog
 from flows.rekey_image import rekey_image
 from flows.replicate_image import replicate_image
+from flows.report_images import report_images
 from flows.restore_image import restore_image
 from flows.rotate_key import rotate_key
 from flows.share_image import share_image
@@ -44,7 +45,7 @@ from flows.tag_images import tag_images
 from flows.tend_servers import tend_servers
 from flows.unshare_image import unshare_image
 
-MANAGED = [modify_images, tag_images, deprecate_images, deactivate_images, activate_images]
+MANAGED = [modify_images, tag_images, deprecate_images, deactivate_images, activate_images, report_images]
 IMAGES_FORMS = ("ModifyImages", "TagImages", "DeprecateImages", "SwitchImages")
 FLOWS = [
     import_image,
@@ -125,6 +126,7 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"RekeyImage": ["image", "key"], "SystemBlocks": []},
         {"RotateKey": ["key"], "SystemBlocks": []},
         *({form: ["images"], "SystemBlocks": []} for form in IMAGES_FORMS),
+        {"ReportImages": [], "SystemBlocks": []},
         {"CreateServer": ["image", "name"], "SystemBlocks": []},
         {"StartServer": ["server"], "SystemBlocks": []},
         {"StopServer": ["server"], "SystemBlocks": []},
