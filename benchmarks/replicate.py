@@ -9,14 +9,16 @@ sparse ones in 256 places all over the disk, so that a disk of 1 TiB has 256 man
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,30 +79,48 @@ def write_disk(path: Path, size: int, data: int, places: int) -> None:
             file.write(block)
 
 
-def median(rounds: int, work: Callable[[int], Any]) -> float:
-    taken = []
-    for number in range(rounds):
-        started = time.perf_counter()
-        work(number)
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds by the clock, and of processors, its own and those of programs that it ran."""
+
+    wall: float
+    cpu: float
+
+
+def cost(work: Callable[[], Any]) -> Cost:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started, busy = time.perf_counter(), time.process_time()
+    work()
+    wall, busy = time.perf_counter() - started, time.process_time() - busy
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(wall, busy + after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime)
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    return Cost(statistics.median(each.wall for each in costs), statistics.median(each.cpu for each in costs))
 
 
 def sizes(to: Systems, folder: Path, rounds: int) -> None:
-    found: dict[str, dict[str, float]] = {"replicate": {}, "rekey": {}}
+    """Both sizes in turn."""
+    found: dict[tuple[str, str], list[Cost]] = {}
     for name, size in (("small", GIB), ("large", TIB)):
         write_disk(folder / name, size, PLACES * MIB, PLACES)
         import_(to, folder / name, name, "gold")
         assert replicate(to, name, f"{name}-warm", "gold")
-    for name in ("small", "large"):
-        found["replicate"][name] = median(rounds, lambda n, name=name: replicate(to, name, f"{name}-{n}", "gold"))
-    keys = ("silver", "gold")
-    for name in ("small", "large"):
-        found["rekey"][name] = median(rounds, lambda n, name=name: rekeying.rekey(to, name, keys[n % 2]))
-    for what, values in found.items():
+    for number in range(rounds):
+        for name in ("small", "large"):
+            copied = cost(lambda name=name, number=number: replicate(to, name, f"{name}-{number}", "gold"))
+            found.setdefault(("replicate", name), []).append(copied)
+    for number in range(rounds):
+        for name in ("small", "large"):
+            key = ("silver", "gold")[number % 2]
+            moved = cost(lambda name=name, key=key: rekeying.rekey(to, name, key))
+            found.setdefault(("rekey", name), []).append(moved)
+    for what in ("replicate", "rekey"):
+        small, large = median(found[what, "small"]), median(found[what, "large"])
         print(
-            f"{what:12} 1 GiB {values['small']:.3f} s, 1 TiB {values['large']:.3f} s,"
-            f" ratio {values['large'] / values['small']:.2f} (to reach: 1.5)"
+            f"{what:12} 1 GiB {small.wall:.3f} s, 1 TiB {large.wall:.3f} s, ratio {large.wall / small.wall:.2f}"
+            f" (to reach: 1.5; of processor time {large.cpu / small.cpu:.2f})"
         )
 
 
@@ -112,19 +132,22 @@ def across(to: Systems, folder: Path, rounds: int, data: int) -> None:
     zstd = ["-c", "-o", "compression_type=zstd", "-m", "16", "-W"]
     subprocess.run([*convert[:4], *zstd, *convert[4:]], check=True)
     again = ["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2"]
-    ours, compressed, plain = [], [], []
+    ours, peers = [], {"zstd, -m 16 -W": (zstd, []), "uncompressed": ([], [])}
     for number in range(rounds):
         to.keys.create(f"k{number}")
-        ours.append(median(1, lambda _, number=number: replicate(to, "data", f"data-{number}", f"k{number}")))
-        for options, taken in ((zstd, compressed), ([], plain)):
+        ours.append(cost(lambda number=number: replicate(to, "data", f"data-{number}", f"k{number}")))
+        for options, costs in peers.values():
             command = [*again, *options, folder / "data.qcow2", folder / "out.qcow2"]
-            taken.append(median(1, lambda _, command=command: subprocess.run(command, check=True)))
+            costs.append(cost(lambda command=command: subprocess.run(command, check=True)))
             (folder / "out.qcow2").unlink()
-    mine = statistics.median(ours)
-    print(f"across keys  {data // MIB} MiB in {mine:.2f} s")
-    for name, taken in (("zstd, -m 16 -W", compressed), ("uncompressed", plain)):
-        peer = statistics.median(taken)
-        print(f"             against qemu-img convert, {name}: {peer:.2f} s, ratio {mine / peer:.2f}")
+    mine = median(ours)
+    print(f"across keys  {data // MIB} MiB in {mine.wall:.2f} s, of processors {mine.cpu:.2f} s")
+    for name, (_, costs) in peers.items():
+        peer = median(costs)
+        print(
+            f"  against qemu-img convert, {name}: {peer.wall:.2f} s, of processors {peer.cpu:.2f} s,"
+            f" ratios {mine.wall / peer.wall:.2f}, {mine.cpu / peer.cpu:.2f}"
+        )
 
 
 @contextmanager

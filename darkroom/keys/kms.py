@@ -259,7 +259,7 @@ def _new_client(region: str, endpoint_url: str, credentials: tuple[str, str] | N
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         max_pool_connections=_CONNECTIONS,
         connect_timeout=5,
-        read_timeout=15,
+        read_timeout=5,  # a catalog transaction waits for the answer
     )
     # A session of its own: the default one is not safe to share between threads, and keeps old credentials.
     session = boto3.session.Session(aws_access_key_id=identity, aws_secret_access_key=secret)
