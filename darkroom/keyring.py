@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from darkroom import inbox, keys, rules, sidecar, systems
-from darkroom.catalog import Connection, images, wraps
+from darkroom.catalog import Connection, Row, images, wraps
 from darkroom.catalog.wraps import Wrapped
 from darkroom.compute import diskkeys
 from darkroom.keys import Key
@@ -50,58 +50,69 @@ def rotate(to: Systems, name: str, progress: Progress) -> dict[str, Any]:
     with to.catalog.transaction() as connection:
         wraps.hold_alone(connection)
         key = to.keys.begin_rotation(name)
-        total = sum(kind.count(connection, name) for kind in WRAPPED)
+        total = sum(kind.count(connection, name, _prefix(key)) for kind in WRAPPED)
         images.record_event(connection, "rotate-key", None, "started", name)
-    seen = changed = 0
+    done = 0
+    while changed := _rewrap(to, key):
+        done += changed
+        progress(min(done, total), total)
+    return {"key": name, "version": key.version, "rewrapped": done + _end(to, key)}
+
+
+def _prefix(key: Key) -> bytes:
+    """What all wraps by the current version begin with."""
+    return keys.versioned(key.version, b"")
+
+
+def _rewrap(to: Systems, key: Key) -> int:
+    """Re-wrap a batch of what is under older versions, in a transaction of its own; 0 if there is nothing left.
+
+    Or if another process has ended this rotation and begun the next one, to which all of it is behind.
+    """
+    if to.keys.find(key.name).version != key.version:
+        return 0
     for kind in WRAPPED:
-        after = None
-        while True:
-            with to.catalog.transaction() as connection:
-                rows, rewrapped, after = _rewrap(to, connection, kind, key, after)
-            seen, changed = seen + rows, changed + rewrapped
-            progress(min(seen, total), total)
-            if rows < _BATCH:
-                break
-    return {"key": name, "version": key.version, "rewrapped": changed + _end(to, key)}
+        with to.catalog.transaction() as connection:
+            if changed := _rewrap_batch(to, connection, kind, key):
+                return changed
+    return 0
+
+
+def _rewrap_batch(to: Systems, connection: Connection, kind: Wrapped, key: Key) -> int:
+    rows = kind.batch(connection, key.name, _prefix(key), _BATCH)
+
+    def rewrapped(row: Row) -> tuple[UUID, bytes]:
+        context = kind.context(to.settings.project, row["identity"])
+        return row["identity"], to.keys.rewrap(key.name, row["wrapped"], context, key.name)
+
+    if rows:
+        with ThreadPoolExecutor(_THREADS, "re-wrap") as pool:
+            kind.store(connection, key.name, pool.map(rewrapped, rows))
+        if kind.table == "wraps":
+            for row in rows:
+                sidecar.write(to, connection, row["identity"])
+    return len(rows)
 
 
 def _end(to: Systems, key: Key) -> int:
-    """Let go of the old version, with nobody else at the keys, once nothing is under it any more."""
+    """Let go of the old version, with nobody else at the keys, once nothing is under it; return how much still was.
+
+    Should another process have ended this rotation, and perhaps begun the next one, that is its own to end.
+    """
+    late = 0
     with to.catalog.transaction() as connection:
         wraps.hold_alone(connection)
-        late = 0
+        if to.keys.find(key.name).version != key.version:
+            return 0
         for kind in WRAPPED:
-            rows, after = _BATCH, None
-            while rows == _BATCH:
-                rows, rewrapped, after = _rewrap(to, connection, kind, key, after)
-                late += rewrapped
-        for row in connection.execute(
-            "SELECT * FROM scopes WHERE project_id = current_project() AND key_name = %s", (key.name,)
-        ).fetchall():
+            while changed := _rewrap_batch(to, connection, kind, key):
+                late += changed
+        query = "SELECT * FROM scopes WHERE project_id = current_project() AND key_name = %s"
+        for row in connection.execute(query, (key.name,)).fetchall():
             systems.describe_scope(to, row)
         images.record_event(connection, "rotate-key", None, "done", f"{key.name} is at version {key.version}")
         to.keys.end_rotation(key.name)
     return late
-
-
-def _rewrap(
-    to: Systems, connection: Connection, kind: Wrapped, key: Key, after: UUID | None
-) -> tuple[int, int, UUID | None]:
-    """Re-wrap what is under older versions in the next batch of rows; return rows, those changed, and the last."""
-    rows = kind.batch(connection, key.name, after, _BATCH)
-    old = [row for row in rows if keys.split(key.name, row["wrapped"])[0] != key.version]
-
-    def rewrapped(row: dict[str, Any]) -> tuple[UUID, bytes]:
-        context = kind.context(to.settings.project, row["identity"])
-        return row["identity"], to.keys.rewrap(key.name, row["wrapped"], context, key.name)
-
-    if old:
-        with ThreadPoolExecutor(_THREADS, "re-wrap") as pool:
-            kind.store(connection, key.name, pool.map(rewrapped, old))
-        if kind.identity == "image_id":
-            for row in old:
-                sidecar.write(to, connection, row["identity"])
-    return len(rows), len(old), rows[-1]["identity"] if rows else after
 
 
 def _tell(to: Systems, operation: str, name: str) -> None:

@@ -31,7 +31,7 @@ with systems.open_systems(Settings()) as to:
             return real(*arguments, **options)
         setattr(owner, name, call)
     before(to.keys, "begin_rotation")
-    before(keyring, "_rewrap")
+    before(keyring, "_rewrap_batch")
     before(sidecar, "write")
     before(keyring, "_end")
     before(systems, "describe_scope")
@@ -54,7 +54,7 @@ def disk(tmp_path):
 def versions(to):
     """The versions under which the catalog and the store hold wraps of the key `gold`."""
     with to.catalog.transaction() as connection:
-        kept = [row["wrapped"] for kind in keyring.WRAPPED for row in kind.batch(connection, "gold", None, 1000)]
+        kept = [row["wrapped"] for kind in keyring.WRAPPED for row in kind.batch(connection, "gold", bytes(1), 1000)]
         scopes = connection.execute("SELECT uuid FROM scopes WHERE key_name = 'gold'").fetchall()
         made = connection.execute("SELECT image_id FROM wraps WHERE key_name = 'gold'").fetchall()
     for row in scopes:
@@ -113,7 +113,7 @@ def test_a_key_that_may_not_be_used_is_not_rotated(both, disk):
 
 
 @pytest.mark.parametrize(
-    "at", ["begin_rotation", "_rewrap", "write", "_end", "describe_scope", "end_rotation", "the end"]
+    "at", ["begin_rotation", "_rewrap_batch", "write", "_end", "describe_scope", "end_rotation", "the end"]
 )
 def test_killed_in_any_step_and_run_again_it_is_done(to, disk, at):
     image = operations.import_image(to, disk, key="gold")
@@ -129,19 +129,19 @@ def test_killed_in_any_step_and_run_again_it_is_done(to, disk, at):
     assert operations.content(to, image) == disk.read_bytes()
 
 
-def test_killed_before_any_call_of_catalog_or_store_and_run_again_it_is_done(both, disk):
-    image = operations.import_image(both, disk, key="gold")
+def test_killed_before_any_call_of_catalog_or_store_and_run_again_it_is_done(to, disk):
+    image = operations.import_image(to, disk, key="gold")
     step, killed = 0, True
     with killing.runner() as runner:
         while killed:
             killed = runner.killed("tests.operations.rotate", "gold", step=step)
-            assert operations.content(both, image) == disk.read_bytes()
+            assert operations.content(to, image) == disk.read_bytes()
 
-            version = keyring.rotate(both, "gold", quiet)["version"]
+            version = keyring.rotate(to, "gold", quiet)["version"]
 
-            assert versions(both) == {version}
-            assert not both.keys.find("gold").rotating
-            assert operations.content(both, image) == disk.read_bytes()
+            assert versions(to) == {version}
+            assert not to.keys.find("gold").rotating
+            assert operations.content(to, image) == disk.read_bytes()
             step += 3
     assert step > 15
 
@@ -217,6 +217,30 @@ def test_it_goes_on_beside_imports_and_reads_which_notice_nothing(both, disk):
 
     assert versions(both) == {last}
     assert {operations.content(both, image) for image in made} == {disk.read_bytes()}
+
+
+@pytest.mark.parametrize("at", ["_rewrap", "_end"])
+def test_one_that_was_paused_does_not_end_the_next_one(both, disk, monkeypatch, at):
+    """What the next one has not re-wrapped yet is under the version that the paused one would let stand alone."""
+    image = operations.import_image(both, disk, key="gold")
+    late = getattr(keyring, at)
+
+    def paused(to, key):
+        monkeypatch.setattr(keyring, at, late)
+        keyring.rotate(both, "gold", quiet)
+        with both.catalog.transaction() as connection:
+            wraps.hold_alone(connection)
+            both.keys.begin_rotation("gold")
+        return late(to, key)
+
+    monkeypatch.setattr(keyring, at, paused)
+    keyring.rotate(both, "gold", quiet)
+
+    assert both.keys.find("gold").rotating
+    assert operations.content(both, image) == disk.read_bytes()
+    keyring.rotate(both, "gold", quiet)
+    assert versions(both) == {both.keys.find("gold").version}
+    assert operations.content(both, image) == disk.read_bytes()
 
 
 def test_two_at_once_end_with_one_version(both, disk):

@@ -62,31 +62,25 @@ class Wrapped:
     wrapped: str
     context: Callable[[str, UUID], dict[str, str]]
 
-    def count(self, connection: Connection, key_name: str) -> int:
-        """How many rows of the project are under a key."""
-        query = sql.SQL("SELECT count(*) AS n FROM {} WHERE {} AND {} IS NOT NULL").format(
-            sql.Identifier(self.table), _OURS, sql.Identifier(self.wrapped)
-        )
-        row = connection.execute(query, (key_name,)).fetchone()
+    def count(self, connection: Connection, key_name: str, version: bytes) -> int:
+        """How many rows of the project are under a key and not under this version, which is how its wraps begin."""
+        query = sql.SQL("SELECT count(*) AS n FROM {} WHERE {}").format(sql.Identifier(self.table), self._behind())
+        row = connection.execute(query, (key_name, version, version)).fetchone()
         assert row
         number: int = row["n"]
         return number
 
-    def batch(self, connection: Connection, key_name: str, after: UUID | None, size: int) -> list[Row]:
-        """The next rows under a key, in order of `identity`, locked; each as `identity` and `wrapped`."""
-        query = sql.SQL(
-            "SELECT {identity} AS identity, {wrapped} AS wrapped FROM {table}"
-            " WHERE {ours} AND {wrapped} IS NOT NULL AND ({identity} > {after} OR {after} IS NULL)"
-            " ORDER BY {identity} LIMIT {size} FOR UPDATE"
-        ).format(
-            table=sql.Identifier(self.table),
-            identity=sql.Identifier(self.identity),
-            wrapped=sql.Identifier(self.wrapped),
-            ours=_OURS,
-            after=sql.SQL("{}::uuid").format(sql.Literal(after)),
-            size=sql.Literal(size),
+    def batch(self, connection: Connection, key_name: str, version: bytes, size: int) -> list[Row]:
+        """So many of those rows, locked; each as `identity` and `wrapped`."""
+        query = sql.SQL("SELECT {} AS identity, {} AS wrapped FROM {} WHERE {} ORDER BY 1 LIMIT %s FOR UPDATE").format(
+            *map(sql.Identifier, (self.identity, self.wrapped, self.table)), self._behind()
         )
-        return connection.execute(query, (key_name,)).fetchall()
+        return connection.execute(query, (key_name, version, version, size)).fetchall()
+
+    def _behind(self) -> sql.Composable:
+        # A row without a wrap is not behind: the comparison is null.
+        begins = sql.SQL("substring({} FOR octet_length(%s)) <> %s").format(sql.Identifier(self.wrapped))
+        return sql.SQL("{} AND {}").format(_OURS, begins)
 
     def store(self, connection: Connection, key_name: str, changed: Iterator[tuple[UUID, bytes]]) -> None:
         """Write new wraps in place of those of these rows."""
