@@ -14,7 +14,7 @@ from darkroom import buffers, chunks, manifest, packs
 from darkroom.errors import DamagedError
 from darkroom.manifest import PAGE_CHUNKS, ChunkRef, Manifest
 from darkroom.model import CHUNK_SIZE, Extent, MiB
-from darkroom.store import Store
+from darkroom.store import ObjectMissingError, Store
 
 Locate = Callable[[bytes], tuple[UUID, int, int] | None]
 """Where a chunk id is stored now, by the catalog: pack, offset, length."""
@@ -39,6 +39,7 @@ class DiskReader:
         self._pages: OrderedDict[int, dict[int, ChunkRef]] = OrderedDict()
         self._chunks: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._last = -1
+        self._gone: dict[UUID, DamagedError] = {}  # packs that were compacted: not worth asking for again
         self._pool = ThreadPoolExecutor(_THREADS, "fetch")
         buffers.reuse()
 
@@ -84,9 +85,8 @@ class DiskReader:
 
     def fetch(self, ref: ChunkRef) -> bytes:
         """Get and verify one chunk, beside the cache; raises DamagedError or UnavailableError."""
-        key = packs.object_key(self._manifest.scope.id, ref.pack)
         try:
-            stored = memoryview(self._store.get(key, ref.offset, ref.length))
+            stored = self._stored(ref.pack, ref.offset, ref.length)
         except DamagedError as error:
             return self._moved(ref, error)
         return self._decode(ref, stored)
@@ -140,9 +140,8 @@ class DiskReader:
 
     def _get(self, group: Sequence[ChunkRef], futures: Sequence[Future[bytes]]) -> None:
         base = group[0].offset
-        key = packs.object_key(self._manifest.scope.id, group[0].pack)
         try:
-            stored = memoryview(self._store.get(key, base, group[-1].offset + group[-1].length - base))
+            stored = self._stored(group[0].pack, base, group[-1].offset + group[-1].length - base)
         except BaseException as error:
             for ref, future in zip(group, futures, strict=True):
                 self._settle(future, self._moved, ref, error)
@@ -150,6 +149,16 @@ class DiskReader:
         for ref, future in zip(group, futures, strict=True):
             part = stored[ref.offset - base : ref.offset - base + ref.length]
             self._settle(future, self._decode, ref, part)
+
+    def _stored(self, pack: UUID, offset: int, length: int) -> memoryview:
+        """Bytes of a pack."""
+        if pack in self._gone:
+            raise self._gone[pack]
+        try:
+            return memoryview(self._store.get(packs.object_key(self._manifest.scope.id, pack), offset, length))
+        except ObjectMissingError as error:
+            self._gone[pack] = error
+            raise
 
     @staticmethod
     def _settle(future: "Future[bytes]", work: Callable[..., bytes], *arguments: object) -> None:
@@ -174,8 +183,7 @@ class DiskReader:
         place = self.place(ref) if isinstance(error, DamagedError) else None
         if place is None or place == (ref.pack, ref.offset, ref.length):
             raise error
-        pack, offset, length = place
-        stored = self._store.get(packs.object_key(self._manifest.scope.id, pack), offset, length)
+        stored = self._stored(*place)
         return self._manifest.scope.decode(ref.digest, stored, chunks.length_of(ref.number, self.size))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from darkroom import package, qemu, rawdisk, reading, store
+from darkroom import leftovers, package, qemu, rawdisk, reading, store
 from darkroom.catalog import Row, images
 from darkroom.errors import ConflictError, MissingError, RefusedError
 from darkroom.model import MiB
@@ -69,9 +69,10 @@ def export(to: Systems, image: str, target: str, format: str, progress: Progress
         raise TargetExistsError(str(path))
     if not path.parent.is_dir():
         raise TargetFolderError(str(path.parent))
+    leftovers.sweep(path.parent)
     if full and not target.endswith(".ova"):
         return _export_to_folder(to, row, path, format, progress)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f"{leftovers.prefix()}{secrets.token_hex(4)}.part")
     try:
         digest = _write(to, row, part, format, progress)
         # A link, unlike a rename, does not replace a file that has appeared meanwhile.
@@ -106,7 +107,8 @@ def _export_to_bucket(to: Systems, row: Row, target: str, format: str, progress:
         raise TargetExistsError(target)
     folder = to.settings.spool
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = folder / f"export-{secrets.token_hex(8)}"
+    leftovers.sweep(folder)
+    part = folder / f"{leftovers.prefix()}{secrets.token_hex(4)}.part"
     try:
         digest = _write(to, row, part, format, progress)
         size = part.stat().st_size

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from darkroom import ovf, qemu, rawdisk, reading
+from darkroom import leftovers, ovf, qemu, rawdisk, reading
 from darkroom.catalog import Row, images
 from darkroom.systems import Systems
 
@@ -32,7 +32,7 @@ def folder_of(to: Systems, row: Row, parent: Path, format: str, progress: Progre
 
     Raises ConvertError, DamagedError.
     """
-    folder = Path(tempfile.mkdtemp(prefix=".darkroom-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=leftovers.prefix(), dir=parent))
     try:
         folder.chmod(0o755)
         yield _written(to, row, folder, format, progress)

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from darkroom import rawdisk, sandbox
+from darkroom import leftovers, rawdisk, sandbox
 from darkroom.errors import DarkroomError, RefusedError
 from darkroom.formats import Inspection
 from darkroom.model import GiB, MiB, Reader
@@ -161,7 +161,7 @@ def _write_raw(reader: Reader, path: Path, progress: Progress) -> None:
 
 def _convert_beside(reader: Reader, path: Path, format: str, progress: Progress) -> None:
     # Only a folder of its own is writable for the confined program; the file leaves it when it is whole.
-    with tempfile.TemporaryDirectory(prefix=".darkroom-", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=leftovers.prefix(), dir=path.parent) as folder:
         output = Path(folder) / "output"
         with tempfile.TemporaryDirectory(prefix="darkroom-", dir=_short(Path(tempfile.gettempdir()))) as sockets:
             with server.NbdServer(reader, Path(sockets) / "disk") as serving:

@@ -6,10 +6,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from darkroom import check, collect, compaction, creation, deleting, packs, sidecar, upload
+from darkroom import check, collect, compaction, creation, deleting, inbox, packs, sharing, sidecar, upload
 from darkroom.catalog import Catalog, create_project, images, uploads
 from darkroom.errors import RefusedError, UnavailableError
 from darkroom.model import CHUNK_SIZE
+from darkroom.systems import open_systems
 from tests import faults, killing, operations
 
 
@@ -214,6 +215,41 @@ def test_a_replica_that_shares_its_sources_packs_survives_their_compaction(to, o
     copy = images.find(to.catalog, "copy")
 
     assert operations.content(to, str(copy["id"])) == content_of([4])
+    assert_tidy(to, operator)
+
+
+def test_a_member_reads_a_shared_image_that_was_compacted(to, operator, tmp_path, catalog_url):
+    with operator.catalog.transaction() as connection:
+        create_project(connection, "acme")
+    one = add(to, tmp_path, "one", [1, 2, 3, 4], key="gold")
+    two = add(to, tmp_path, "two", [4, 0, 4], key="gold")
+    with open_systems(dataclasses.replace(to.settings, project="acme")) as acme:
+        acme.keys.create("steel")
+        inbox.move(acme.catalog, acme.keys, "steel")
+        sharing.share(to, "two", "acme")
+        sharing.accept(acme, "two")
+        remove(to, one)
+        assert collect.collect(operator)["compacted"] == 1
+
+        assert operations.content(acme, two) == content_of([4, 0, 4])
+        with operator.catalog.transaction() as connection:
+            assert [row["status"] for row in connection.execute("SELECT status FROM members")] == ["accepted"]
+        assert [member["status"] for member in sidecar.read(to.store, UUID(two))["members"]] == ["accepted"]
+        deleting.delete(to, two)
+        with pytest.raises(images.ImageMissingError):
+            operations.content(acme, two)
+
+
+def test_a_pack_that_has_gone_is_asked_for_once(to, operator, tmp_path):
+    one = add(to, tmp_path, "one", range(1, 13))
+    two = add(to, tmp_path, "two", [1, 5, 6, 9])
+    remove(to, one)
+    assert collect.collect(operator)["compacted"] == 3
+    watched = faults.ScriptedStore(to.store, "", on=["get"])
+
+    assert operations.content(operations.with_store(to, watched), two) == content_of([1, 5, 6, 9])
+    asked = [key for _, key in watched.calls if "/packs/" in key]
+    assert len(asked) <= 3 + 4
     assert_tidy(to, operator)
 
 
