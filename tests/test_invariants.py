@@ -1,5 +1,6 @@
 """The invariants of DESIGN.md §2, by their names."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from darkroom import check, creation
+from darkroom import check, collect, creation, deleting
 from darkroom.catalog import Catalog, create_project, images
 from darkroom.errors import DarkroomError, RefusedError, UnavailableError
 from darkroom.model import MiB
@@ -140,3 +141,33 @@ def test_bounded(to, tmp_path):
     assert done.returncode == 0, done.stderr
 
     assert json.loads(done.stdout.splitlines()[-1])["memory"] <= 400 * MiB
+
+
+@pytest.mark.parametrize("calls", range(0, 14, 2))
+def test_deleting_harms_nobody_else_wherever_it_stops(to, tmp_path, catalog_url, monkeypatch, qemu_img, calls):
+    """One of three images that share chunks is deleted, purged and collected; the store goes away on the way."""
+    monkeypatch.setattr("darkroom.packs.TARGET_SIZE", 1 << 19)
+    disks = [make_disk(tmp_path / f"{name}.raw", size=8 << 20, seed=7) for name in ("gone", "kept")]
+    with open(disks[0], "r+b") as file:
+        file.write(os.urandom(6 << 20))
+    gone, kept = (operations.import_image(to, disk, name=disk.stem, key="gold") for disk in disks)
+    replica = operations.replicate(to, "kept", "replica")
+
+    def end(systems):
+        for operation in (deleting.delete, deleting.purge):
+            with contextlib.suppress(images.ImageMissingError):
+                operation(systems, gone)
+        with Catalog(catalog_url, None) as operator:
+            collect.collect(dataclasses.replace(systems, catalog=operator))
+
+    stopping = faults.ScriptedStore(to.store, "O" * calls, then="E", on=("put", "get", "size", "delete"))
+    with contextlib.suppress(UnavailableError):
+        end(operations.with_store(to, stopping))
+    end(to)
+
+    for image in (kept, replica):
+        target = tmp_path / f"{image}.raw"
+        operations.export_image(to, image, target)
+        assert "identical" in qemu_img("compare", "-f", "raw", "-F", "raw", disks[1], target)
+        assert check.check_image(to, images.get(to.catalog, image), operations.quiet)["findings"] == []
+    assert operations.collector_plan(to, catalog_url).size == 0
