@@ -1,0 +1,147 @@
+"""Several workers on one machine, as if each were a host of its own: started, and killed with all that they run."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from darkroom import prefect_server
+
+ROOT = Path(__file__).parent.parent
+RESTARTING = 60.0
+"""Seconds for which a server that is restarted may not answer."""
+
+
+class Pool:
+    """An embedded Prefect server in `folder` with everything deployed, and workers, one run each at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.workers = folder, list[subprocess.Popen[bytes]]()
+        self.url = prefect_server.ensure(folder)
+        client = prefect_server.client_environment(self.url, folder)
+        quiet = {name: value for name, value in client.items() if not name.startswith("PREFECT_LOGGING")}
+        self.environment = {
+            **os.environ,
+            **quiet,
+            "PREFECT_HOME": str(folder / "client"),
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        }
+        self._log = open(folder / "workers.log", "ab")  # noqa: SIM115 - closed with the pool
+        apply = [sys.executable, "-m", "deployments.apply"]
+        subprocess.run(apply, cwd=ROOT, env=self.environment, check=True, stdout=self._log, stderr=self._log)
+
+    def start_workers(self, count: int) -> None:
+        """Start so many, and wait until the server has heard of all."""
+        for _ in range(count):
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "darkroom", "--limit", "1"]
+            self.workers.append(
+                subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "KILL", *command],
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    start_new_session=True,
+                )
+            )
+        wait_for(lambda: len(self.online()) >= len(self.workers), 120)
+
+    def online(self) -> list[dict[str, Any]]:
+        """The workers that the server has heard of lately."""
+        found = self.ask("/work_pools/darkroom/workers/filter", {})
+        return [worker for worker in found if worker["status"] == "ONLINE"]
+
+    def run(self, flow: str, **request: Any) -> str:
+        """Ask for a run; its id."""
+        deployment = self.ask(f"/deployments/name/{flow}/default", method="GET")
+        asked = f"/deployments/{deployment['id']}/create_flow_run"
+        return str(self.ask(asked, {"parameters": {"request": request}})["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        """The state of a run."""
+        found: dict[str, Any] = self.ask(f"/flow_runs/{run}", method="GET")["state"]
+        return found
+
+    def runs_of(self, worker: subprocess.Popen[bytes]) -> list[int]:
+        """The processes below a worker."""
+        return descendants(worker.pid)
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        """As the death of its host does: the worker and all that it runs, with no time for anything."""
+        for pid in [worker.pid, *descendants(worker.pid)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        worker.wait()
+        self.workers.remove(worker)
+
+    def restart_server(self) -> None:
+        """Kill it with -9, and start it again at the same address."""
+        pid = prefect_server.status(self.folder)["pid"]
+        os.killpg(pid, signal.SIGKILL)
+        assert prefect_server.ensure(self.folder) == self.url
+
+    def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+        """An answer of Prefect's API, which may be busy or restarting."""
+        token = base64.b64encode(prefect_server.password(self.folder).encode()).decode()
+        headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
+        data = None if method == "GET" else json.dumps(body or {}).encode()
+        deadline = time.monotonic() + RESTARTING
+        while True:
+            try:
+                request = urllib.request.Request(self.url + path, data, headers, method=method)
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except OSError as error:
+                refused = isinstance(error, urllib.error.HTTPError) and error.code not in (500, 503)
+                if refused or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def close(self) -> None:
+        """End the workers, then the server."""
+        for worker in self.workers:
+            worker.terminate()
+        for worker in list(self.workers):
+            try:
+                worker.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill(worker)
+        prefect_server.stop(self.folder)
+        self._log.close()
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below a process, however deep."""
+    children: dict[int, list[int]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(process.name))
+    found, left = [], [pid]
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += below
+    return found
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    """Wait until a condition holds; raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.2)
