@@ -39,7 +39,23 @@ def build(disk: Path) -> Path:
         file.truncate(SIZE)
     _run("sfdisk", "--quiet", part, text=f"label: dos\nstart={OFFSET // 512}, type=83, bootable\n")
     blocks = str((SIZE - OFFSET) // 4096)
-    _run("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^64bit", "-E", f"offset={OFFSET}", "-d", root, part, blocks)
+    _run(
+        "mke2fs",
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-O",
+        "^64bit",
+        "-E",
+        f"offset={OFFSET}",
+        "-d",
+        root,
+        part,
+        blocks,
+    )
     mount = disk.with_suffix(".mnt")
     mount.mkdir(exist_ok=True)
     _run("mount", "-o", f"loop,offset={OFFSET},sizelimit={SIZE - OFFSET}", part, mount)

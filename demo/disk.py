@@ -17,7 +17,7 @@ MARKER = "darkroom demo login:"
 _BOOT = (1 * MIB, 47 * MIB)
 _DATA = (48 * MIB, 80 * MIB)
 _SIZE = 128 * MIB
-_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "ext4")
 _SYSLINUX = """SERIAL 0 115200
 DEFAULT linux
 LABEL linux
@@ -33,19 +33,23 @@ mount -t devtmpfs dev /dev
 for module in $(cat /modules/order); do insmod /modules/$module; done
 for try in 1 2 3 4 5 6 7 8 9 10; do [ -b /dev/vda2 ] && break; sleep 1; done
 mount -t ext4 -o ro /dev/vda2 /mnt && cat /mnt/motd
+SCRIPT
 echo
 echo "{MARKER}"
 exec setsid cttyhack sh
 """
 
 
-def build(path: Path, cache: Path) -> None:
-    """Write the disk as a raw file to `path`; packages are downloaded once into `cache`."""
+def build(path: Path, cache: Path, script: str = "") -> None:
+    """Write the disk as a raw file to `path`; packages are downloaded once into `cache`.
+
+    `script` is for the guest's shell, which runs it before it asks for a login.
+    """
     tree = _packages(cache)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         kernel = next((tree / "boot").glob("vmlinuz-*"))
-        (folder / "initrd").write_bytes(gzip.compress(_initramfs(tree, folder / "initramfs"), 6))
+        (folder / "initrd").write_bytes(gzip.compress(_initramfs(tree, folder / "initramfs", script), 6))
         (folder / "syslinux.cfg").write_text(_SYSLINUX)
         part = folder / "disk"
         with open(part, "wb") as file:
@@ -86,7 +90,7 @@ def _packages(cache: Path) -> Path:
     return tree
 
 
-def _initramfs(tree: Path, root: Path) -> bytes:
+def _initramfs(tree: Path, root: Path, script: str) -> bytes:
     for name in ("bin", "proc", "sys", "dev", "mnt", "modules"):
         (root / name).mkdir(parents=True)
     shutil.copy(tree / "bin/busybox", root / "bin/busybox")
@@ -94,7 +98,7 @@ def _initramfs(tree: Path, root: Path) -> bytes:
     for module in order:
         shutil.copy(module, root / "modules" / module.name)
     (root / "modules/order").write_text("\n".join(module.name for module in order))
-    (root / "init").write_text(_INIT)
+    (root / "init").write_text(_INIT.replace("SCRIPT", script))
     (root / "init").chmod(0o755)
     names = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
     command = ["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"]
