@@ -22,6 +22,14 @@ Progress = Callable[[int, int], None]
 _THREADS = 4
 
 
+class FindingsError(DamagedError):
+    """A check found something wrong; the findings are in the log and in the run's artifact."""
+
+    code = "findings"
+    what = "a check found something wrong"
+    default_remedy = "see `darkroom check IMAGE`"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong: the stable code of its error, and what it says."""
@@ -86,6 +94,17 @@ def check_images(to: Systems, reference: str, seconds: float, progress: Callable
             break
         results.append(_checked(to, row_or_none, progress))
     return results
+
+
+def settled(results: list[Row]) -> dict[str, Any]:
+    """The results as the end of a flow; raises FindingsError if there are findings."""
+    damaged = [result for result in results if result["findings"]]
+    if damaged:
+        names = ", ".join(result["name"] for result in damaged[:10])
+        raise FindingsError(
+            names, "", f"{len(damaged)} of {len(results)} images; {damaged[0]['findings'][0]['message']}"
+        )
+    return {"images": len(results), "chunks": sum(result["chunks"] for result in results)}
 
 
 def _checked(to: Systems, row: Row, progress: Callable[[str, int, int], None]) -> Row:

@@ -54,13 +54,37 @@ def _next(values: dict[str, Any]) -> str:
     return f"Next: `darkroom show {image}`, `darkroom check {image}`, `darkroom export {image} FILE`."
 
 
+def publish_rows(key: str, title: str, rows: list[dict[str, Any]]) -> None:
+    """Show rows as a table artifact."""
+    create_table_artifact(rows, key=key, description=title)
+
+
+def publish_checks(results: list[dict[str, Any]]) -> None:
+    """Show what checks found as a table artifact, a row for each image."""
+    rows = [
+        {
+            "image": result["name"],
+            "id": result["image"],
+            "chunks": result["chunks"],
+            "found": "; ".join(finding["message"] for finding in result["findings"][:5]) or "well",
+        }
+        for result in results
+    ]
+    publish_rows("check", "Checked images", rows)
+
+
 def publish_results(key: str, title: str, results: list[dict[str, Any]]) -> None:
     """Show the results of many images as a table artifact, a row each."""
     rows = [
-        {"image": result["name"], "id": result["image"], "outcome": result["outcome"], "why": result.get("message", "")}
+        {
+            "image": result["name"],
+            "id": result["image"],
+            "outcome": result["outcome"],
+            "why": result.get("message") or result.get("reason", ""),
+        }
         for result in results
     ]
-    create_table_artifact(rows, key=key, description=title)
+    publish_rows(key, title, rows)
 
 
 def _text(name: str, value: Any) -> str:
