@@ -55,7 +55,8 @@ def change(options: argparse.Namespace) -> int:
     else:
         for row in results:
             print(row.get("message") or f"{row['name']}: {row['outcome']} ({row['project']})", file=sys.stderr)
-        print("\n".join({row["image"] for row in results if "image" in row}))
+        for image in {row["image"] for row in results if "image" in row}:
+            print(image)
     return _FAILED if any("message" in row for row in results) else 0
 
 
