@@ -127,7 +127,7 @@ def _cell(name: str, value: Any) -> str:
     if name.endswith("_size"):
         return meter.size(value)
     if name.endswith("_at"):
-        return str(value)[:19].replace("T", " ")
+        return str(value)[:19].replace("T", " ") if value else "-"
     return _text(value)
 
 

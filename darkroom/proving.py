@@ -82,10 +82,11 @@ class Proof:
 def prove(to: Systems, image: str, request: ProofRequest, progress: Progress) -> dict[str, Any]:
     """Boot the image, record what it showed, and return that as small JSON; raises BootProofError if it did not boot.
 
-    The image may be one that is not active yet. Raises HostMissingError, NothingToBootError, and DamagedError where
-    the store's bytes are not what was written.
+    The image may be one that is not active yet. Raises NotOwnerError, HostMissingError, NothingToBootError, and
+    DamagedError where the store's bytes are not what was written.
     """
     row = images.get(to.catalog, image)
+    images.require_own(row)  # the proof is written on the image
     if row["type"] == "data":
         raise NothingToBootError(row["name"])
     host = hosts.find(to.catalog, request.host)

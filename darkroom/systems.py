@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from darkroom import audit, chunks, crypto, inbox, keys, postgres, store
-from darkroom.catalog import Catalog, Connection, Row, wraps
+from darkroom.catalog import Catalog, Connection, ProjectForbiddenError, Row, wraps
 from darkroom.errors import DarkroomError, MissingError
 from darkroom.keys import KeyManager
 from darkroom.settings import Settings
@@ -44,10 +44,12 @@ def open_systems(
     """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one.
 
     `key_manager` opens the one of a project, which is the one that the catalog's account acts for. The `operator` sees
-    all projects' rows, and has no keys; that takes the DSN of the schema's owner. An error of ours that ends the block
-    is told to the audit log.
+    all projects' rows, and has no keys; that takes the DSN of the schema's owner or of the operator. An error of ours that ends the block
+    is told to the audit log. Raises ProjectForbiddenError where the account is the operator's, which acts as no project.
     """
     with Catalog(catalog_url or catalog_dsn(settings), None if operator else settings.project) as catalog:
+        if catalog.project is None and not operator:
+            raise ProjectForbiddenError("this", "the account of a project", "the operator's", "name the project's")
         settings = replace(settings, project=catalog.project or "")
         opened = key_manager(settings.project) if key_manager else open_key_manager(settings)
         try:

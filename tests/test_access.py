@@ -11,6 +11,7 @@ from darkroom import (
     exporting,
     inbox,
     modifying,
+    proving,
     reading,
     rekeying,
     replicating,
@@ -74,6 +75,9 @@ CHANGES = {
     "unshare": lambda to, image: sharing.unshare(to, image, "accepted"),
     "delete": deleting.delete,
 }
+NEED_A_HOST = {
+    "boot-test": lambda to, image: proving.prove(to, image, proving.ProofRequest(), operations.quiet),
+}
 ANSWERS = {
     "accept": sharing.accept,
     "reject": sharing.reject,
@@ -132,7 +136,7 @@ def test_whoever_may_not_see_the_image_is_told_what_is_told_of_an_id_that_never_
     before = rows(catalog_url)
 
     for project in ("pending", "rejected", "stranger"):
-        for name, operation in {**READS, **CHANGES}.items():
+        for name, operation in {**READS, **CHANGES, **NEED_A_HOST}.items():
             told = said(operation, world[project], image)
             assert told[0] == "image-not-found", (project, name)
             assert told == said(operation, world[project], NEVER_WAS), (project, name)
@@ -146,7 +150,7 @@ def test_an_accepted_member_reads_and_does_not_change(world, tmp_path, catalog_u
     image = shared(world, tmp_path)
     before = rows(catalog_url)
 
-    for name, operation in CHANGES.items():
+    for name, operation in {**CHANGES, **NEED_A_HOST}.items():
         assert said(operation, world["accepted"], image)[0] == "not-owner", name
     assert rows(catalog_url) == before
     for operation in READS.values():

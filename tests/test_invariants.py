@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from darkroom import check, collect, creation, deleting
+from darkroom import check, collect, creation, deleting, sharing
 from darkroom.catalog import Catalog, create_project, images
 from darkroom.errors import DarkroomError, RefusedError, UnavailableError
 from darkroom.model import MiB
@@ -116,6 +116,12 @@ def test_membership_decides(to, raw_disk, catalog_url):
         assert len(answers) == 1
         assert operations.import_image(stranger, raw_disk) != image
         assert len(operations.objects(to)) >= 4
+        sharing.share(to, image, "stranger")
+        sharing.accept(stranger, image)
+        assert operations.content(stranger, image) == raw_disk.read_bytes()
+        sharing.unshare(to, image, "stranger")
+        with pytest.raises(images.ImageMissingError):
+            operations.content(stranger, image)
 
 
 def test_deleting_harms_nobody_else(to, raw_disk, catalog_url):

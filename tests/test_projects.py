@@ -14,6 +14,7 @@ from darkroom.catalog import (
     ProjectForbiddenError,
     ProjectMissingError,
     images,
+    listing,
 )
 from darkroom.settings import Settings
 from tests import operations
@@ -76,7 +77,7 @@ def test_an_account_acts_as_its_project_and_as_no_other(to, image, account, raw_
         operations.export_image(found, image, tmp_path / "out.raw")
         assert (tmp_path / "out.raw").read_bytes() == raw_disk.read_bytes()
     with systems.open_systems(dataclasses.replace(Settings(), catalog_url=other)) as found:
-        assert images.listed(found.catalog) == []
+        assert listing.page(found.catalog, listing.Filter()) == []
         operations.import_image(found, raw_disk, name="one")
     for dsn, project in ((other, "default"), (other, "nowhere"), (own, "other"), (own, None)):
         with pytest.raises(ProjectForbiddenError):
@@ -139,6 +140,8 @@ def test_the_operators_account_sees_all_and_makes_no_roles(to, full, operator, c
     assert seen == ["trust", "reap"]
     with pytest.raises(ProjectForbiddenError):
         Catalog(dsn, "default")
+    with pytest.raises(ProjectForbiddenError), systems.open_systems(dataclasses.replace(Settings(), catalog_url=dsn)):
+        pass
 
 
 def test_hand_written_sql_sees_and_changes_nothing_of_another_project(full, account, operator):
@@ -310,6 +313,7 @@ def test_a_member_cannot_answer_for_another_or_share_on(to, full, account, opera
             "INSERT INTO members (image_id, project_id) VALUES (%s, (SELECT id FROM recipient('third')))",
             "INSERT INTO tags VALUES (%s, 'mine', '')",
             "INSERT INTO refs VALUES (%s, 1)",
+            "INSERT INTO proofs (image_id, how, reason, seconds, serial, screenshot) VALUES (%s, 'x', '', 1, '', '')",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement, (full,) if "%s" in statement else None)
