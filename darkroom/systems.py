@@ -44,8 +44,8 @@ def open_systems(
     """Open the systems; what is not given comes from the settings. Starts the embedded catalog if it is the one.
 
     `key_manager` opens the one of a project, which is the one that the catalog's account acts for. The `operator` sees
-    all projects' rows, and has no keys; that takes the DSN of the schema's owner or of the operator. An error of ours that ends the block
-    is told to the audit log. Raises ProjectForbiddenError where the account is the operator's, which acts as no project.
+    all projects' rows, and has no keys; that takes the DSN of the schema's owner or of the operator, which in turn acts
+    as no project: ProjectForbiddenError. An error of ours that ends the block is told to the audit log.
     """
     with Catalog(catalog_url or catalog_dsn(settings), None if operator else settings.project) as catalog:
         if catalog.project is None and not operator:
