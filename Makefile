@@ -7,7 +7,7 @@ demo: setup       ## the main job on a real bootable disk
 	@.venv/bin/python demo/run.py
 
 test: setup       ## all tests
-	@.venv/bin/pytest
+	@.venv/bin/pytest -n 2 --dist loadfile
 
 lint: setup       ## style and types
 	@.venv/bin/ruff check .
