@@ -12,15 +12,13 @@ import argparse
 import collections
 import contextlib
 import csv
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -28,7 +26,6 @@ from benchmarks import sources
 from benchmarks.pool import Pool, wait_for
 from darkroom import postgres
 from darkroom.catalog import batches
-from darkroom.migration import batch, work
 from darkroom.settings import Settings
 from darkroom.systems import Systems, open_systems
 
@@ -114,14 +111,27 @@ def proof(folder: Path, images: int, *, broken: bool) -> None:
 
 
 def speed(folder: Path, images: int) -> None:
-    """What an image costs, in each of the ways."""
+    """What an image costs in each of the ways: by the clock, and in processor time, which a busy machine blurs less."""
     table = sources.make(folder / "sources", images, size=2 * sources.MIB)
-    figures: dict[str, float] = {"shell loop: qemu-img convert -c, cp": _shell(folder, table) / images}
-    with fresh(folder / "home") as to:
-        made = batch.register(to, str(table), "")
-        began = time.monotonic()
-        work.work(to, made, 2, lambda done, total: None, lambda outcome, status: None, lead=False)
-        figures["the functions alone, two at once"] = (time.monotonic() - began) / images
+    few = min(images, 10)
+    figures: dict[str, tuple[float, float, int]] = {}
+
+    def note(name: str, count: int, work: Callable[[], object]) -> None:
+        before, began = os.times(), time.monotonic()
+        work()
+        seconds, after = time.monotonic() - began, os.times()
+        figures[name] = (seconds / count, (sum(after[:4]) - sum(before[:4])) / count, count)
+        print(f"  {name}: {seconds:.1f} s", flush=True)
+
+    note("shell loop: qemu-img convert -c, cp", images, lambda: _shell(folder, table))
+    with fresh(folder / "home"):
+        note("the functions alone, without Prefect", images, lambda: _child(_ALONE, str(table)))
+    with fresh(folder / "home"):
+        _child(_SERVER)
+        note("darkroom migrate", images, lambda: _run("migrate", str(table)))
+        note("a run each, in one process", few, lambda: _child(_RUNS, str(table), str(few)))
+        note("a process each: darkroom import", few, lambda: _processes(table, few))
+        _run("down")
     for workers in (1, 2, 3):
         with fresh(folder / "home") as to:
             pool = Pool(folder / "home" / "prefect")
@@ -131,66 +141,66 @@ def speed(folder: Path, images: int) -> None:
                 verify(to, folder / "out.csv", images, 0)
             finally:
                 pool.close()
-        figures[f"migrate-images, workers: {workers}"] = seconds / images
-        print(f"  {workers}: {seconds:.1f} s", flush=True)
-    few = min(images, 20)
-    with fresh(folder / "home"):
-        figures["a run of import-image each, in one process"] = _runs(table, few) / few
-        figures["a process each: darkroom import"] = _processes(table, few) / few
-        subprocess.run([DARKROOM, "down"], check=True)
-    print(f"\n| {images} images of 2 MiB | seconds an image | images a minute |\n|---|---|---|")
-    for name, seconds in figures.items():
-        print(f"| {name} | {seconds:.3f} | {60 / seconds:.0f} |")
-    alone, one = figures["the functions alone, two at once"], figures["migrate-images, workers: 1"]
-    print(f"\nshare of orchestration at one worker, start of its process included: {100 * (one - alone) / one:.0f} %")
+        figures[f"migrate-images, workers: {workers}"] = (seconds / images, 0.0, images)
+    print(f"\n| images of 2 MiB, load {os.getloadavg()[1]:.0f} | count | s an image | CPU s an image | a minute |")
+    print("|---|---|---|---|---|")
+    for name, (seconds, cpu, count) in figures.items():
+        print(f"| {name} | {count} | {seconds:.3f} | {f'{cpu:.3f}' if cpu else ''} | {60 / seconds:.0f} |")
+    alone, run = figures["the functions alone, without Prefect"], figures["darkroom migrate"]
+    print(f"\nshare of orchestration, its start included, in processor time: {100 * (1 - alone[1] / run[1]):.0f} %")
 
 
-def _shell(folder: Path, table: Path) -> float:
+def _shell(folder: Path, table: Path) -> None:
     (folder / "copies").mkdir(exist_ok=True)
     loop = f"""cd {table.parent}; for f in disk-*; do
         qemu-img convert -O qcow2 -c $f {folder}/out.qcow2; cp {folder}/out.qcow2 {folder}/copies/$f.qcow2
     done"""
-    began = time.monotonic()
     subprocess.run(["bash", "-ec", loop], check=True)
-    return time.monotonic() - began
 
 
-def _rows(table: Path, count: int) -> list[dict[str, Any]]:
+_ALONE = """
+import sys
+from darkroom.settings import Settings
+from darkroom.systems import open_systems
+with open_systems(Settings()) as to:
+    made = batch.register(to, sys.argv[1], "")
+    work.work(to, made, 4, lambda done, total: None, lambda outcome, status: None, lead=False)
+"""
+_SERVER = """
+import os
+from pathlib import Path
+from darkroom import prefect_server
+prefect_server.ensure(Path(os.environ["DARKROOM_HOME"]) / "prefect")
+"""
+_RUNS = """
+import csv, os, sys
+from pathlib import Path
+from commands.flow import prefect_environment
+os.environ.update(prefect_environment(Path(os.environ["DARKROOM_HOME"]) / "prefect"))
+from prefect import flow
+from flows.import_image import import_image
+from flows.parameters.transfer import ImportImage
+@flow
+def all_of_them(table, count):
+    for row in list(csv.DictReader(open(table)))[:count]:
+        import_image(ImportImage(source=str(Path(table).parent / row["source"]), name="r-" + row["name"]))
+all_of_them(sys.argv[1], int(sys.argv[2]))
+"""
+
+
+def _child(code: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True, capture_output=True)
+
+
+def _run(*words: str) -> None:
+    subprocess.run([DARKROOM, *words], check=True, capture_output=True)
+
+
+def _processes(table: Path, count: int) -> None:
+    """An import each, as a script over the command line makes them."""
     with open(table, newline="") as file:
-        return list(csv.DictReader(file))[:count]
-
-
-def _processes(table: Path, count: int) -> float:
-    began = time.monotonic()
-    for row in _rows(table, count):
-        command = [DARKROOM, "import", table.parent / row["source"], "--name", f"p-{row['name']}", "--type", "data"]
-        subprocess.run(command, check=True, capture_output=True)
-    return time.monotonic() - began
-
-
-def _runs(table: Path, count: int) -> float:
-    """Many runs in one process, as a flow that calls the flow of an import for each row would make them."""
-    requests = [
-        {"source": str(table.parent / row["source"]), "name": f"r-{row['name']}"} for row in _rows(table, count)
-    ]
-    code = """if True:
-        import json, os, sys, time
-        from pathlib import Path
-        from commands.flow import prefect_environment
-        os.environ.update(prefect_environment(Path(os.environ["DARKROOM_HOME"]) / "prefect"))
-        from prefect import flow
-        from flows.import_image import import_image
-        from flows.parameters.transfer import ImportImage
-        @flow
-        def all_of_them(requests):
-            began = time.monotonic()
-            for request in requests:
-                import_image(ImportImage(**request))
-            print(time.monotonic() - began)
-        all_of_them(json.load(sys.stdin))"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, input=json.dumps(requests), cwd=ROOT, check=True, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1])
+        for row in list(csv.DictReader(file))[:count]:
+            _run("import", str(table.parent / row["source"]), "--name", f"p-{row['name']}", "--type", "data")
 
 
 def main() -> None:

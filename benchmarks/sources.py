@@ -11,10 +11,10 @@ FORMATS = ("raw", "qcow2", "vmdk", "vhdx", "vdi")
 _QEMU = {"vhd": "vpc"}
 
 
-def make(folder: Path, count: int, *, size: int = 4 * MIB, broken_every: int = 0) -> Path:
+def make(folder: Path, count: int, *, size: int = 4 * MIB, own: int = 128 * 1024, broken_every: int = 0) -> Path:
     """Make `count` sources and their table, of which one in `broken_every` is broken; the table's path.
 
-    Each disk has 1 MiB that all have, 128 KiB of its own, and zeros. The broken ones go through WAYS in order.
+    Each disk has 1 MiB that all have, `own` bytes that none has, and zeros. The broken ones go through WAYS in order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     common = random.Random(0).randbytes(MIB)
@@ -29,18 +29,18 @@ def make(folder: Path, count: int, *, size: int = 4 * MIB, broken_every: int = 0
                 path, kind = folder / f"broken-{number:05}.qcow2", ""
                 WAYS[number // broken_every % len(WAYS)][0](path)
             elif not path.exists():
-                _disk(path, kind, size, common, number)
+                _disk(path, kind, size, common, own, number)
             rows.writerow((path.name, f"disk-{number:05}", "data", kind, "", "bench"))
     return table
 
 
-def _disk(path: Path, kind: str, size: int, common: bytes, number: int) -> None:
+def _disk(path: Path, kind: str, size: int, common: bytes, own: int, number: int) -> None:
     raw = path.with_suffix(".part")
     with open(raw, "wb") as file:
         file.truncate(size)
         file.write(common)
-        file.seek(size // 2)
-        file.write(random.Random(number + 1).randbytes(128 * 1024))
+        file.seek(min(size // 2, size - own))
+        file.write(random.Random(number + 1).randbytes(own))
     if kind == "raw":
         raw.rename(path)
         return

@@ -2,11 +2,18 @@
 
 import json
 import logging
+import queue
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
+from prefect.events import AutomationCore, EventTrigger
+from prefect.events.actions import CallWebhook
 from prefect.events.filters import EventFilter
+from prefect.events.schemas.automations import Posture
 
 from darkroom import importing
 from darkroom.catalog import images
@@ -100,3 +107,48 @@ def test_a_page_says_what_was_saved_and_marks_up_nothing_that_others_named():
     assert "a\\|b\\](http" in page
     assert "nothing" not in page
     assert "`darkroom export 1234 FILE`" in page
+
+
+@pytest.fixture
+def hook():
+    """An HTTP server that keeps what it is sent."""
+    received: queue.Queue = queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", received
+        server.shutdown()
+
+
+def test_an_automation_calls_a_webhook_when_an_import_fails(prefect_api, to, tmp_path, hook):
+    url, received = hook
+    block = Webhook(url=url, allow_private_urls=True).save("hook", overwrite=True)
+    sent = '{"image": "{{ event.payload.image }}", "reason": "{{ event.payload.reason }}"}'
+    automation = AutomationCore(
+        name="a failed import is told",
+        trigger=EventTrigger(expect={"darkroom.import.failed"}, posture=Posture.Reactive, threshold=1),
+        actions=[CallWebhook(block_document_id=block, payload=sent)],
+    )
+    with get_client(sync_client=True) as client:
+        made = client.create_automation(automation)
+    (tmp_path / "disk.qcow2").write_bytes(b"not a disk" * 100)
+    try:
+        with pytest.raises(RefusedError):
+            import_image(ImportImage(source=str(tmp_path / "disk.qcow2"), name="web-1"))
+        told = received.get(timeout=60)
+    finally:
+        with get_client(sync_client=True) as client:
+            client.request("DELETE", "/automations/{id}", path_params={"id": made})
+
+    assert told["reason"].startswith("format-mismatch: disk.qcow2: ")
+    with to.catalog.transaction() as connection:
+        assert told["image"] == str(connection.execute("SELECT id FROM images").fetchone()["id"])

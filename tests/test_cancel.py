@@ -1,0 +1,77 @@
+"""Cancelling an import from Prefect in each of its steps: cleaned up soon, and the next run works."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from darkroom import postgres
+from tests.conftest import make_disk
+from tests.test_up import Service, images
+
+DARKROOM = str(Path(sys.executable).with_name("darkroom"))
+STEPS = {
+    "register": "BEFORE INSERT ON images FOR EACH ROW",
+    "validate": "BEFORE INSERT ON disks FOR EACH ROW",
+    "convert": "BEFORE UPDATE OF partitions ON disks FOR EACH ROW",
+    "encrypt": "BEFORE INSERT ON wraps FOR EACH ROW",
+    "upload": "BEFORE INSERT ON runs FOR EACH ROW",
+    "read back": "BEFORE UPDATE ON leases FOR EACH ROW WHEN (darkroom.uploaded(OLD.image_id))",
+    "activate": "BEFORE UPDATE OF status ON images FOR EACH ROW WHEN (NEW.status = 'active')",
+}
+"""Where each step can be held: at something that it alone writes."""
+HOLD = """
+    CREATE FUNCTION darkroom.hold() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+        $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
+    CREATE FUNCTION darkroom.uploaded(image uuid) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER
+        RETURN (SELECT content_digest IS NOT NULL FROM darkroom.images WHERE id = image)"""
+
+
+@pytest.fixture
+def service(home):
+    service = Service(home)
+    yield service
+    subprocess.run([DARKROOM, "down"], check=True, timeout=60)
+    service.process.communicate(timeout=60)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(600)
+def test_an_import_is_cancelled_in_each_step_and_the_next_one_works(service, tmp_path):
+    disk = make_disk(tmp_path / "disk.raw")
+    subprocess.run([DARKROOM, "key", "create", "gold"], check=True)
+    service.up()
+    request = {"source": str(disk), "name": "web-1", "key": "gold"}
+    with psycopg.connect(postgres.ensure(service.home / "catalog"), autocommit=True) as operator:
+        operator.execute("SET search_path = darkroom")
+        operator.execute(HOLD)
+        for step, moment in STEPS.items():
+            operator.execute(f"CREATE TRIGGER hold {moment} EXECUTE FUNCTION hold()")
+            run = service.run("import-image", **request)
+            held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+            wait_for(lambda: operator.execute(held).fetchone()[0] > 0)
+
+            began = time.monotonic()
+            service.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+            service.state(run, "CANCELLED")
+            wait_for(lambda: not [line for line in service.processes() if run in line or "qemu" in line], 30)
+            assert time.monotonic() - began < 30, step
+            assert images().get("web-1") != "active", step
+            operator.execute(f"DROP TRIGGER hold ON {moment.partition(' ON ')[2].split()[0]}")
+            operator.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+
+        service.state(service.run("import-image", **request), "COMPLETED")
+        assert images() == {"web-1": "active"}
+        spool = service.home / "spool"
+        assert not spool.exists() or list(spool.iterdir()) == []
+    assert service.end(signal.SIGTERM) == 0
