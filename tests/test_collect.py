@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from darkroom import check, collect, compaction, creation, deleting, inbox, packs, sharing, sidecar, upload
+from darkroom import check, collect, compaction, creation, deleting, inbox, packs, reap, sharing, sidecar, upload
 from darkroom.catalog import Catalog, create_project, images, uploads
 from darkroom.errors import RefusedError, UnavailableError
 from darkroom.model import CHUNK_SIZE
@@ -365,6 +365,23 @@ def test_what_is_freed_is_told_by_project(to, operator, tmp_path, catalog_url):
     assert set(result["projects"]) == {"default", "other"}
     assert result["projects"]["other"] > 4 * result["projects"]["default"]
     assert sum(result["projects"].values()) == result["freed_size"]
+
+
+def test_the_operator_reaps_the_imports_that_any_project_gave_up(to, operator, tmp_path, catalog_url):
+    with operator.catalog.transaction() as connection:
+        create_project(connection, "other")
+    with open_systems(dataclasses.replace(to.settings, project="other")) as other:
+        given_up = {add(one, tmp_path, "one", [1], until="upload_disk") for one in (to, other)}
+        with operator.catalog.transaction() as connection:
+            connection.execute("UPDATE leases SET reap_at = now() - interval '1 second'")
+
+        assert set(reap.reap(operator)["images"]) == given_up
+        collect.collect(operator)
+        for one, image in ((to, given_up), (other, given_up)):
+            found = rows(one, "SELECT id::text, failure->>'code' AS code FROM images")
+            assert [(row["id"] in image, row["code"]) for row in found] == [(True, "lease-expired")]
+            assert rows(one, "SELECT * FROM events WHERE outcome = 'failed'")
+    assert stored(to) == set()
 
 
 def test_a_store_that_goes_away_is_an_error_and_the_next_collection_ends_it(to, operator, tmp_path):

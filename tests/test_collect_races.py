@@ -67,9 +67,15 @@ def bring(to, name, numbers, key):
     return image
 
 
-def remove(to, image):
+def remove(to, image, numbers):
+    """Read an image, beside whatever is collected meanwhile, and purge it."""
+    assert operations.content(to, image) == content_of(numbers)
     deleting.delete(to, image)
     deleting.purge(to, image)
+
+
+def content_of(numbers):
+    return Disk(numbers).read(0, len(numbers) * CHUNK_SIZE)
 
 
 def choose(random, alive):
@@ -97,7 +103,7 @@ def test_two_hundred_rounds_of_collections_beside_imports_and_purges(to, workers
         for number in range(_ROUNDS):
             gone = source.sample(sorted(alive), max(0, len(alive) - _ALIVE) + source.randrange(2)) if alive else []
             new = [(f"r{number}-{worker}", choose(source, alive), source.choice(("", "gold"))) for worker in range(2)]
-            purges = [pool.submit(remove, to, image) for image in gone]
+            purges = [pool.submit(remove, to, image, *alive[image]) for image in gone]
             imports = [pool.submit(bring, workers[w], *wanted) for w, wanted in enumerate(new)]
             while not all(future.done() for future in [*imports, *purges]):
                 result = collect.collect(workers[2])
@@ -118,7 +124,7 @@ def assert_tidy(to, operator, alive):
     """Every image is well and has its own bytes, and nothing unreferenced is left."""
     collect.collect(operator)
     for image, (numbers,) in alive.items():
-        assert operations.content(to, image) == Disk(numbers).read(0, len(numbers) * CHUNK_SIZE)
+        assert operations.content(to, image) == content_of(numbers)
         assert check.check_image(to, images.get(to.catalog, image), operations.quiet)["findings"] == []
     plan = collect.plan(operator.catalog, operator.store)
     assert dataclasses.astuple(plan) == ({}, {}, [], [], {})

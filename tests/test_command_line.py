@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.conftest import make_disk
@@ -179,3 +180,16 @@ def test_delete_restore_purge_and_their_results(darkroom, raw_disk):
     assert darkroom("purge").stdout == ""
     assert darkroom("restore", "b", code=4).stdout == ""
     assert darkroom("cancel", "c", code=5).stderr.startswith("darkroom: status: ")
+
+
+def test_collect_and_rebuild_the_catalog(darkroom, raw_disk, catalog_url):
+    image = darkroom("import", raw_disk, "--name", "a", "--key", "gold", "--tag", "team=web").stdout.strip()
+    result = json.loads(darkroom("collect", "--dry-run", "--json").stdout)
+    assert (result["freed_size"], result["damaged"]) == (0, [])
+    with psycopg.connect(catalog_url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA darkroom CASCADE")
+
+    assert darkroom("collect", code=5).stderr.startswith("darkroom: catalog-behind: ")
+    assert darkroom("rebuild-catalog").stdout == "1\n"
+    assert json.loads(darkroom("show", image, "--json").stdout)["tags"] == {"team": "web"}
+    assert "well" in darkroom("check", "a").stdout
