@@ -75,6 +75,24 @@ def test_rekey_and_the_old_key_is_not_needed_any_more(darkroom, raw_disk, home, 
     assert "key-not-found" in darkroom("rekey", "a", "--key", "bronze", code=4).stderr
 
 
+def test_a_key_is_disabled_enabled_and_rotated_and_an_image_copied_to_another(darkroom, raw_disk):
+    darkroom("key", "create", "silver")
+    image = darkroom("import", raw_disk, "--name", "a", "--key", "gold").stdout.strip()
+    assert darkroom("key", "disable", "gold").stdout == "gold\n"
+    assert "key-disabled: gold" in darkroom("replicate", "a", "--name", "b", "--plain", code=3).stderr
+    states = {key["name"]: key["state"] for key in json.loads(darkroom("key", "list", "--json").stdout)}
+    assert states == {"gold": "disabled", "silver": "enabled"}
+
+    darkroom("key", "enable", "gold")
+    assert json.loads(darkroom("key", "rotate", "gold", "--json").stdout)["version"] == "2"
+    copy = json.loads(darkroom("replicate", "a", "--name", "b", "--key", "silver", "--json").stdout)
+
+    shown = json.loads(darkroom("show", "b", "--json").stdout)
+    assert (shown["id"], shown["key"]) == (copy["image"], "silver")
+    assert shown["properties"]["replicated_from"] == image
+    assert shown["content_digest"] == json.loads(darkroom("show", "a", "--json").stdout)["content_digest"]
+
+
 def test_each_project_sees_its_own_images_alone(darkroom, raw_disk):
     assert darkroom("project", "create", "acme").stdout == "acme\n"
     mine = darkroom("import", raw_disk, "--name", "a").stdout.strip()

@@ -403,7 +403,7 @@ def runner(to):
         yield found
 
 
-@pytest.mark.parametrize(("plain", "stride"), [(False, 6), (True, 9)])
+@pytest.mark.parametrize(("plain", "stride"), [(False, 9), (True, 14)])
 def test_killed_before_any_call_and_run_again_there_is_one_whole_copy(to, runner, catalog_url, tmp_path, plain, stride):
     disk = make_disk(tmp_path / "small.raw", size=3 * MiB)
     source = operations.import_image(to, disk, key="gold")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from darkroom import importing, sources
+from darkroom import importing, keys, sources
 from darkroom.catalog import Row, batches
 from darkroom.errors import DarkroomError, MissingError, RefusedError
 from darkroom.importing import ImportRequest
@@ -89,14 +89,14 @@ def _foreseen(to: Systems, number: int, request: ImportRequest) -> Row:
 
 
 def _key_findings(to: Systems, requests: dict[int, ImportRequest]) -> list[str]:
-    """A row for each key that the key manager does not have."""
+    """A row for each key that is missing, or may not be used."""
     findings, known = [], dict[str, str]()
     for number, request in requests.items():
         if request.key and request.key not in known:
             try:
-                to.keys.generate(request.key, {})
+                keys.require_usable(to.keys, request.key)
                 known[request.key] = ""
-            except MissingError as error:
+            except (MissingError, RefusedError) as error:
                 known[request.key] = str(error)
         if request.key and known[request.key]:
             findings.append(f"row {number}, column key: {known[request.key]}")
