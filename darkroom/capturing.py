@@ -44,7 +44,8 @@ class OtherServerError(ConflictError):
 class CaptureRequest:
     """What a user asks for: `server` is the name or id of a server, or of a libvirt domain on the host.
 
-    `disk` is a disk's name in the server; "" means the first one. `since` is an earlier capture, or "".
+    `disk` is a disk's name in the server; "" means the first one. `since` is an earlier capture, or "". `key` "" is the
+    one that the server's disks are under.
     """
 
     server: str
@@ -74,7 +75,7 @@ def register(to: Systems, request: CaptureRequest) -> dict[str, str]:
     with connection.open(host.uri) as libvirt:
         name = domain.lookup(libvirt, uuid).name()
         disks = _wanted(backup.disks(libvirt, uuid), request, name)
-        properties = _properties(to, uuid)
+        properties, key = _made_from(to, uuid)
     plan = {"host": host.name, "server": name, "domain": str(uuid), "disks": [disk.target for disk in disks]}
     if request.since:
         plan["since"] = str(_earlier(to, request.since, plan)["id"])
@@ -84,7 +85,7 @@ def register(to: Systems, request: CaptureRequest) -> dict[str, str]:
         "name": request.name,
         "type": _type(disks, request),
         "description": request.description,
-        "key_name": request.key or None,
+        "key_name": request.key or key,
         "source": f"{host.name}: {name}",
         "source_format": disks[0].format,
         "properties": {**properties, "capture": plan},
@@ -125,13 +126,21 @@ def _type(disks: list[Disk], request: CaptureRequest) -> str:
     return "data" if request.disk and request.disk[-1] != "a" else "system"
 
 
-def _properties(to: Systems, uuid: UUID) -> dict[str, Any]:
-    """What the image that the server was made from says of a server's needs; nothing if it was made by others."""
+def _made_from(to: Systems, uuid: UUID) -> tuple[dict[str, Any], str | None]:
+    """What the image that the server was made from says of a server's needs, and the key that its disks are under.
+
+    So what was encrypted never becomes a plain image by being captured. Nothing of a server that others made.
+    """
     try:
-        made_from = images.get(to.catalog, servers.find_server(to.catalog, str(uuid))["image_id"])
-    except MissingError:
-        return {}
-    return {name: value for name, value in made_from["properties"].items() if name not in ("source", "capture")}
+        row = servers.find_server(to.catalog, str(uuid))
+        made_from = images.get(to.catalog, row["image_id"])
+    except servers.ServerMissingError:
+        return {}, None
+    except images.ImageMissingError:
+        made_from = {"properties": {}}  # it was deleted meanwhile
+    keys = [disk["key_name"] for disk in servers.disks(to.catalog, uuid) if disk["key_name"]]
+    kept = {name: value for name, value in made_from["properties"].items() if name not in ("source", "capture")}
+    return kept, keys[0] if keys else None
 
 
 def _earlier(to: Systems, reference: str, plan: dict[str, Any]) -> Row:

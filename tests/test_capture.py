@@ -11,10 +11,10 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from darkroom import capturing, creation, reading
+from darkroom import capturing, creation, deleting, reading
 from darkroom.capturing import CaptureRequest
-from darkroom.catalog import images
-from darkroom.compute import backup, domain, hosts
+from darkroom.catalog import Catalog, create_project, images, uploads
+from darkroom.compute import backup, connection, domain, hosts
 from darkroom.compute.domain import Disk, Domain
 from darkroom.errors import DarkroomError
 from darkroom.model import CHUNK_SIZE, MiB
@@ -292,3 +292,66 @@ def test_a_server_with_another_job_is_busy(to, host, server):
     capturing.settle(to, first)
 
     assert seen == ["domain-busy"]
+
+
+def test_a_capture_that_is_cancelled_ends_and_leaves_nothing(to, host, server):
+    made = server(formats=("qcow2",))
+
+    def during(done, total):
+        deleting.cancel(to, "golden")
+
+    with pytest.raises(uploads.LeaseLostError):
+        capture(to, made, during=during)
+
+    assert not has_job(host, made)
+    assert checkpoints(host, made) == []
+    with pytest.raises(images.ImageMissingError):
+        images.find(to.catalog, "golden")
+
+
+def test_a_disk_that_another_job_works_on_is_busy(to, host, server, tmp_path):
+    made = server(formats=("qcow2",))
+    found = domain.lookup(host, made.uuid)
+    target = f"<disk type='file'><source file='{tmp_path}/copy.qcow2'/><driver type='qcow2'/></disk>"
+    flags = libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
+    found.blockCopy("vda", target, {"bandwidth": 1}, flags)
+
+    with pytest.raises(connection.DomainBusyError):
+        capture(to, made)
+    found.blockJobAbort("vda", 0)
+
+
+def test_the_capture_of_an_encrypted_server_is_encrypted(to, host, server, catalog_url):
+    """A server of ours: its rows say which key its disks are under."""
+    made = server(formats=("qcow2",), start=False)
+    with to.catalog.transaction() as transaction:
+        transaction.execute(
+            """INSERT INTO servers (id, name, host, image_id, cpus, memory, boot_mode, network, request)
+            VALUES (%s, 'mine', 'kvm1', gen_random_uuid(), 1, 64, 'bios', '', '{}')""",
+            (made.uuid,),
+        )
+        transaction.execute(
+            """INSERT INTO server_disks (host, server_id, target, size, image_id, image_disk, manifest_digest, key_name)
+            VALUES ('kvm1', %s, 'vda', 1, gen_random_uuid(), 0, '', 'gold')""",
+            (made.uuid,),
+        )
+
+    image = capturing.register(to, CaptureRequest(server="mine", name="golden"))["image"]
+
+    assert images.get(to.catalog, image)["key_name"] == "gold"
+
+
+def test_the_server_of_another_project_is_not_there(to, host, server, catalog_url):
+    made = server(formats=("qcow2",), start=False)
+    with Catalog(catalog_url, None) as operator, operator.transaction() as transaction:
+        create_project(transaction, "stranger")
+        transaction.execute(
+            """INSERT INTO servers (id, project_id, name, host, image_id, cpus, memory, boot_mode, network, request)
+            SELECT %s, id, 'theirs', 'kvm1', gen_random_uuid(), 1, 64, 'bios', '', '{}'
+            FROM projects WHERE name = 'stranger'""",
+            (made.uuid,),
+        )
+
+    for reference in (made.name, str(made.uuid), "theirs"):
+        with pytest.raises(connection.DomainMissingError):
+            capturing.register(to, CaptureRequest(server=reference, name="golden"))

@@ -23,6 +23,8 @@ from darkroom.nbd import client
 PREFIX = "darkroom-"
 """What the names of our checkpoints begin with; the rest is the id of the image that was captured."""
 _BROKEN = {libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT, libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT}
+_BUSY = "blockjob"
+"""What libvirt says of a disk that is copied, mirrored or filled from its backing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ def _begin(found: Any, wanted: Sequence[Disk], folder: Path, name: str, since: s
             try:
                 found.backupBegin(_description(wanted, folder, since), checkpoint)
             except libvirt.libvirtError as error:
+                if _BUSY in error.get_error_message().replace("block job", _BUSY):
+                    raise connection.DomainBusyError(found.name(), "", "a disk that is not whole yet") from error
                 if not since or error.get_error_code() not in _BROKEN:
                     raise
                 since, note = "", "the bitmap of what changed is broken: all was read"
