@@ -51,7 +51,7 @@ def _written(to: Systems, row: Row, folder: Path, format: str, progress: Progres
         disks.append(path)
         files.append(ovf.File(name, path.stat().st_size, disk["virtual_size"], format))
     description = folder / f"{row['name']}.ovf"
-    description.write_bytes(ovf.encode(_server(row), files))
+    description.write_bytes(ovf.encode(_server(row, images.disks(to.catalog, row["id"])[0]), files))
     digests = {path.name: rawdisk.sha256(path) for path in (description, *disks)}
     manifest = folder / f"{row['name']}.mf"
     manifest.write_text("".join(f"SHA256({name})= {digest}\n" for name, digest in digests.items()))
@@ -62,10 +62,11 @@ def _shifted(progress: Progress, before: int, total: int) -> Progress:
     return lambda done, _: progress(before + done, total)
 
 
-def _server(row: Row) -> ovf.Server:
+def _server(row: Row, system: Row) -> ovf.Server:
     properties = row["properties"]
     memory = properties.get("min_ram") or ovf.MEMORY
-    return ovf.Server(row["name"], properties.get("os_version", ""), memory, properties.get("firmware", "bios"))
+    mode = properties.get("boot_mode") or ("uefi" if system["partitions"].get("esp") else "bios")
+    return ovf.Server(row["name"], properties.get("os_version", ""), memory, mode)
 
 
 def write_ova(to: Systems, row: Row, path: Path, progress: Progress) -> None:
