@@ -336,6 +336,24 @@ def test_sidecars_that_are_behind_or_missing_are_written(to, operator, tmp_path)
     assert sidecar.read(to.store, UUID(two))["image"]["name"] == "two"
 
 
+def test_of_a_large_catalog_each_hour_compares_a_part_and_what_members_answered(to, operator, tmp_path, monkeypatch):
+    images_ = [add(to, tmp_path, f"i{number}", [1]) for number in range(12)]
+    with to.catalog.transaction() as connection:
+        connection.execute("INSERT INTO tags SELECT id, 'late', 'x' FROM images")
+    monkeypatch.setattr(sidecar, "_FEW", 0)
+    with operator.catalog.transaction() as connection:
+        project = connection.execute("SELECT project_id AS id FROM images").fetchone()["id"]
+        found = sidecar.behind(connection, "true")
+        connection.execute(
+            "INSERT INTO members (image_id, project_id, status, answered_at) VALUES (%s, %s, 'accepted', now())",
+            (images_[0], project),
+        )
+        also = sidecar.behind(connection, "true")
+
+    assert len(found) < 12
+    assert set(found) | {UUID(images_[0])} == set(also)
+
+
 def test_a_catalog_that_lost_images_is_noticed_and_nothing_is_removed(to, operator, tmp_path):
     image = add(to, tmp_path, "one", [1])
     before = operations.objects(to)
