@@ -8,6 +8,7 @@ A boot is measured from the command to the guest's own word on its serial port t
 
 import argparse
 import dataclasses
+import os
 import random
 import shutil
 import subprocess
@@ -57,7 +58,8 @@ def machine(folder: Path) -> Iterator[tuple[Systems, Host]]:
     """A fresh home with a compute host."""
     with tempfile.TemporaryDirectory(prefix="dk-", dir="/tmp") as short:
         with private.libvirtd(Path(short) / "libvirt", folder / "libvirt") as uri:
-            settings = dataclasses.replace(Settings(), home=Path(short) / "home", catalog_url="")
+            os.environ["DARKROOM_HOME"] = f"{short}/home"  # the keeper's, too
+            settings = Settings()
             with systems.open_systems(settings) as to:
                 to.keys.create("gold")
                 host = Host("bench", uri, Path(short) / "host", "tcg", 4 * GIB)

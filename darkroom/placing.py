@@ -72,9 +72,7 @@ class SriovMissingError(RefusedError):
 
     code = "sriov-missing"
     what = "the image asks for SR-IOV, and the host has no network that hands out virtual functions"
-    default_remedy = (
-        "define a libvirt network with <forward mode='hostdev'>, or `darkroom modify IMAGE --set sriov=false`"
-    )
+    default_remedy = "define a libvirt network with <forward mode='hostdev'>, or `darkroom modify IMAGE --sriov off`"
 
 
 class HostFullError(ConflictError):

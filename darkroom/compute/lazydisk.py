@@ -21,6 +21,8 @@ T = TypeVar("T")
 _STREAMS = 16
 _AHEAD = 16
 """Chunks that a sequential reader, such as the background copy, gets fetched ahead."""
+_SEQUENTIAL = 4
+"""Chunks in a row after which a reader is one: what a boot, which reads here and there, needs not is not fetched."""
 _PAGES = 64
 _PATIENCE = 90.0
 _PAUSES = (0.1, 0.5, 1.0, 2.0)
@@ -51,7 +53,7 @@ class LazyDisk:
         self.furthest = 0
         self._seen = bytearray(chunks.count(self.size))
         self._next = 0
-        self._ahead = 0
+        self._began = self._ahead = 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes; waits for a store that is away. Raises DamagedError or UnavailableError."""
@@ -95,12 +97,13 @@ class LazyDisk:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_ahead(self, first: int, last: int) -> None:
-        sequential = first in (self._next, self._next - 1)
+        if first not in (self._next, self._next - 1):
+            self._began = self._ahead = first
         self._next = last + 1
-        if not sequential:
-            self._ahead = last + 1
+        length = last + 1 - self._began
+        if length < _SEQUENTIAL:
             return
-        wanted = range(max(self._ahead, last + 1), min(last + 1 + _AHEAD, chunks.count(self.size)))
+        wanted = range(max(self._ahead, last + 1), min(last + 1 + min(length, _AHEAD), chunks.count(self.size)))
         if wanted and not self._closed.is_set():
             self._ahead = wanted.stop
             self.prefetch(wanted)
