@@ -212,6 +212,18 @@ def test_another_project_sees_no_server_and_a_member_keeps_its_own_when_unshared
         servers.delete(acme, "web-1")
 
 
+def test_a_row_without_a_hold_opens_nothing(to, host, small_disk):
+    """Whoever has an account of a project can write rows; holds are for those alone that see the image."""
+    image_of(to, small_disk)
+    found = servers.register(to, request_for())
+    disk = rows.disks(to.catalog, found["server"])[0]
+    with to.catalog.transaction() as transaction:
+        transaction.execute("DELETE FROM holds")
+
+    with pytest.raises(keeping.KeeperRefusedError, match="volume-not-found"):
+        keeping.serve(host, disk["id"], to.store.url)
+
+
 def test_a_rotated_key_still_opens_the_disks_that_are_under_it(to, host, small_disk):
     expected = image_of(to, small_disk, endless=True, key="gold")
     server = create(to)

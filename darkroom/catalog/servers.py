@@ -127,9 +127,13 @@ def volumes(catalog: Catalog) -> list[Row]:
         return connection.execute(query).fetchall()
 
 
-def lazy(operator: Catalog, host: str) -> list[Row]:
-    """The disks on a host that still read from their image, of all projects, each with its project's name."""
+def readable(operator: Catalog, host: str, disk: UUID | None = None) -> list[Row]:
+    """The lazy disks on a host, of all projects, or this one disk; each with its project's name.
+
+    Only those with a hold on their image, which nobody gets who cannot see the image: a row alone opens nothing.
+    """
     query = """SELECT d.*, p.name AS project FROM server_disks d JOIN projects p ON p.id = d.project_id
-        WHERE d.host = %s AND d.status = 'lazy'"""
+        WHERE d.host = %s AND (d.id = %s OR (%s::uuid IS NULL AND d.status = 'lazy')) AND EXISTS (SELECT FROM holds h
+            WHERE h.holder = d.id AND h.image_id = d.image_id AND h.project_id = d.project_id)"""
     with operator.transaction() as connection:
-        return connection.execute(query, (host,)).fetchall()
+        return connection.execute(query, (host, disk, disk)).fetchall()

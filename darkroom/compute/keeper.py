@@ -33,6 +33,7 @@ from darkroom.systems import Systems
 
 _TICK = 0.5
 _IDLE = 20.0
+_AGAIN = 2.0
 _LINE = 1 << 16
 
 
@@ -81,12 +82,7 @@ class Keeper:
     def _serve(self, disk: UUID, store: str) -> Path:
         if store != self.store.url:
             raise keeping.KeeperRefusedError(self.host.name, f"the object store {self.store.url}", store)
-        with self.operator.transaction() as connection:
-            row = connection.execute(
-                """SELECT d.*, p.name AS project FROM server_disks d JOIN projects p ON p.id = d.project_id
-                WHERE d.id = %s""",
-                (disk,),
-            ).fetchone()
+        row = next(iter(servers.readable(self.operator, self.host.name, disk)), None)
         if row is None:
             raise servers.VolumeMissingError(str(disk))
         with self._lock:
@@ -119,7 +115,7 @@ class Keeper:
     def _tend_all(self) -> int:
         """Look after each lazy disk once; how many there are. What fails is tried again at the next tick."""
         try:
-            rows = servers.lazy(self.operator, self.host.name)
+            rows = servers.readable(self.operator, self.host.name)
         except DarkroomError as error:
             self._say(self.host.name, error)
             return 1
@@ -177,14 +173,21 @@ class _Request(socketserver.StreamRequestHandler):
 def main(name: str) -> int:
     """Keep a host until there is nothing to keep; 0 then, also where another keeper does."""
     settings = Settings()
-    with Catalog(systems.catalog_dsn(settings), None) as operator:
-        host = hosts.find(operator, name)
-        with open(host.run / "keeper.lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return 0
-            _keep(Keeper(host, settings, operator))
+    try:
+        with Catalog(systems.catalog_dsn(settings), None) as operator:
+            host = hosts.find(operator, name)
+            with open(host.run / "keeper.lock", "a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return 0
+                _keep(Keeper(host, settings, operator))
+    except DarkroomError as error:
+        print(error, file=sys.stderr, flush=True)
+        if not error.retryable:
+            return 0  # such as a host that was removed
+        time.sleep(_AGAIN)
+        return 1
     return 0
 
 

@@ -23,7 +23,8 @@ _AHEAD = 16
 """Chunks that a sequential reader, such as the background copy, gets fetched ahead."""
 _SEQUENTIAL = 4
 """Chunks in a row after which a reader is one: what a boot, which reads here and there, needs not is not fetched."""
-_PAGES = 64
+_PAGES = 16
+"""Of the manifest, 1 MiB each, that stay in memory."""
 _PATIENCE = 90.0
 _PAUSES = (0.1, 0.5, 1.0, 2.0)
 

@@ -34,16 +34,17 @@ class Served:
         self._told = 0.0
         self._copy: subprocess.Popen[bytes] | None = None
         table = manifest.read(to.store, row["image_id"], row["image_disk"], row["manifest_digest"])
-        locate = reading.locator(operator, row["image_id"])
-        self.disk = LazyDisk(to.store, table, diskkeys.data_key(to, row["id"]), chunks, locate)
-        socket = keeping.export_socket(host, self.id)
-        socket.unlink(missing_ok=True)  # of a keeper that was killed
-        self._server = NbdServer(self.disk, socket)
-        self._server.__enter__()
-        with to.catalog.transaction() as transaction:
-            self.disk.prefetch(profiles.load(transaction, row["image_id"], row["image_disk"]))
+        data_key, locate = diskkeys.data_key(to, self.id), reading.locator(operator, row["image_id"])
         with connection.open(host.uri) as libvirt:
             self._owner = domain.account(libvirt)
+        with to.catalog.transaction() as transaction:
+            profile = profiles.load(transaction, row["image_id"], row["image_disk"])
+        socket = keeping.export_socket(host, self.id)
+        socket.unlink(missing_ok=True)  # of a keeper that was killed
+        self.disk = LazyDisk(to.store, table, data_key, chunks, locate)
+        self._server = NbdServer(self.disk, socket)
+        self._server.__enter__()
+        self.disk.prefetch(profile)
 
     def ready(self, row: dict[str, Any]) -> None:
         """Have the proxy run, and leave a volume that was attached to its guest."""
