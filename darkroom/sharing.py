@@ -6,7 +6,8 @@
 Each operation is one transaction. Of an encrypted image the owner unwraps the data key with its KEK and seals it to
 the member's inbox (`inbox.py`); the member, when it accepts, opens it and wraps it by a key of its own. No data is
 rewritten, and after that the owner's KEK is not needed. Wraps end with the share: the database deletes them
-(0011_members.sql).
+(0011_members.sql). Owners lock the image weakly here: an answer under way holds its member row while it makes the
+wrap, which refers to the image, and must not wait for who waits for it.
 """
 
 from contextlib import suppress
@@ -47,7 +48,7 @@ def share(to: Systems, reference: str, project: str) -> dict[str, Any]:
     reading.require_active(image)
     data_key = systems.data_key(to, image)
     with to.catalog.transaction() as connection:
-        image = images.locked(connection, image["id"])
+        image = images.locked(connection, image["id"], weakly=True)
         reading.require_active(image)
         member = _recipient(connection, project)
         if member["id"] == image["project_id"]:
@@ -67,7 +68,7 @@ def unshare(to: Systems, reference: str, project: str) -> dict[str, Any]:
     """
     image = images.find_own(to.catalog, reference)
     with to.catalog.transaction() as connection:
-        image = images.locked(connection, image["id"])
+        image = images.locked(connection, image["id"], weakly=True)
         member = _recipient(connection, project)
         gone = connection.execute(
             "DELETE FROM members WHERE image_id = %s AND project_id = %s", (image["id"], member["id"])

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from darkroom import inbox, reading, sharing, systems
 from darkroom.catalog import Catalog, ProjectMissingError, create_project, images, listing
-from darkroom.keys import KeyMissingError
+from darkroom.keys import KeyDisabledError, KeyMissingError
 from darkroom.reading import NotReadableError
 from darkroom.settings import Settings
 from darkroom.systems import WrapMissingError, open_systems
@@ -232,3 +233,35 @@ def test_own_names_come_before_shared_ones(to, acme, image, raw_disk):
     assert systems.data_key(acme, images.get(acme.catalog, image)) != systems.data_key(
         acme, images.get(acme.catalog, own)
     )
+
+
+def test_keys_in_kms_stay_with_their_projects(to_kms, catalog_url, raw_disk):
+    """Each project's key manager knows its own keys alone; the owner's is disabled before the member accepts."""
+    with Catalog(catalog_url, None) as operator, operator.transaction() as connection:
+        create_project(connection, "acme")
+    with open_systems(dataclasses.replace(Settings(), project="acme")) as acme:
+        acme.keys.create("steel")
+        inbox.move(acme.catalog, acme.keys, "steel")
+        image = operations.import_image(to_kms, raw_disk, key="gold")
+        sharing.share(to_kms, "one", "acme")
+        to_kms.keys.set_enabled("gold", False)
+
+        sharing.accept(acme, "one")
+        assert operations.content(acme, image) == raw_disk.read_bytes()
+        acme.keys.set_enabled("steel", False)
+        with pytest.raises(KeyDisabledError):
+            operations.content(acme, image)
+
+
+def test_an_answer_and_the_end_of_the_share_at_once_leave_no_wrap_behind(to, acme, image, catalog_url):
+    for _ in range(15):
+        sharing.share(to, "one", "acme")
+        with ThreadPoolExecutor(2) as pool:
+            answered = pool.submit(sharing.accept, acme, image)
+            ended = pool.submit(sharing.unshare, to, image, "acme")
+
+        assert ended.result()["outcome"] == "unshared"
+        assert answered.exception() is None or isinstance(answered.exception(), images.ImageMissingError)
+        assert wraps(catalog_url) == [("default", "gold")]
+        with pytest.raises(images.ImageMissingError):
+            images.find(acme.catalog, image)

@@ -117,11 +117,15 @@ def require_own(row: Row) -> None:
         raise NotOwnerError(str(row["id"]))
 
 
-def locked(connection: Connection, image: UUID) -> Row:
-    """An own image as it is now, locked until the transaction ends; raises ImageMissingError, NotOwnerError."""
-    row = connection.execute(_SEEN + sql.SQL("WHERE i.id = %s FOR UPDATE"), (image,)).fetchone()
+def locked(connection: Connection, image: UUID, *, weakly: bool = False) -> Row:
+    """An own image as it is now, locked until the transaction ends; raises ImageMissingError, NotOwnerError.
+
+    `weakly`: rows that refer to the image, such as a member's wrap or a hold, can be made meanwhile.
+    """
+    lock = sql.SQL("FOR NO KEY UPDATE" if weakly else "FOR UPDATE")
+    row = connection.execute(_SEEN + sql.SQL("WHERE i.id = %s ") + lock, (image,)).fetchone()
     if row is None:
-        # A policy hides from FOR UPDATE what the project may only read.
+        # A policy hides from such a lock what the project may only read.
         row = connection.execute(_SEEN + sql.SQL("WHERE i.id = %s"), (image,)).fetchone()
     if row is None:
         raise ImageMissingError(str(image))
