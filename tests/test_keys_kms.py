@@ -152,17 +152,30 @@ def test_the_old_version_of_a_rotated_key_can_be_kept_for_thirty_days(manager, b
     assert 29 <= (found["DeletionDate"] - found["CreationDate"]).days <= 30
 
 
-@pytest.mark.parametrize("killed_before", ["update_alias", "schedule_key_deletion", "delete_alias"])
+@pytest.mark.parametrize("right", ["CreateKey", "CreateAlias", "UpdateAlias"])
+def test_a_rotation_without_its_rights_changes_nothing(kms, manager, by_hand, right):
+    before = manager.find("gold")
+    deny(kms, right)
+    with pytest.raises(KeyForbiddenError, match="gold"):
+        manager.begin_rotation("gold")
+
+    kms.rule()
+    assert manager.find("gold") == before
+    found = [by_hand.describe_key(KeyId=key["KeyId"])["KeyMetadata"] for key in by_hand.list_keys()["Keys"]]
+    assert [key["KeyId"] for key in found if key["KeyState"] == "Enabled"] == [before.version]
+
+
+@pytest.mark.parametrize("killed_before", ["create_alias", "update_alias", "schedule_key_deletion", "delete_alias"])
 def test_a_rotation_that_was_killed_in_any_request_goes_on(manager, by_hand, killed_before, monkeypatch):
     key, old = manager.generate("gold", CONTEXT)
     monkeypatch.setattr(manager._client, killed_before, interrupt)
     with pytest.raises(KeyboardInterrupt):
         rotate(manager)
-    assert manager.find("gold").rotating
+    assert manager.find("gold").rotating == (killed_before != "create_alias")
 
     again = systems.open_key_manager(Settings(project="default"))
     rotating = again.begin_rotation("gold")
-    if killed_before == "update_alias":
+    if killed_before in ("create_alias", "update_alias"):
         assert again.unwrap("gold", again.rewrap("gold", old, CONTEXT, "gold"), CONTEXT) == key
     again.end_rotation("gold")
 

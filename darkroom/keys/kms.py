@@ -77,7 +77,8 @@ class KmsKeys:
         with self._errors(name):
             if self._target(self._alias(name)):
                 raise KeyExistsError(name)
-            self._add(name, self._alias(name))
+            with self._new_key(name) as key:
+                self._client.create_alias(AliasName=self._alias(name), TargetKeyId=key)
 
     def listed(self) -> list[Key]:
         """The keys with an alias of the project, sorted by name; each costs a request."""
@@ -140,18 +141,23 @@ class KmsKeys:
         return _wrapped(made)
 
     def begin_rotation(self, name: str) -> Key:
-        """Note the current version as the previous one, then make a KMS key and point the alias to it.
+        """Make a KMS key, note the current version as the previous one, then point the alias to the new one.
 
         KMS's own rotation is of no use here: it keeps the old key material for ever.
         """
         alias = self._alias(name)
         keys.require_usable(self, name)
         with self._errors(name):
-            current = self._current(name)
-            if self._target(alias + _PREVIOUS) is None:
-                self._client.create_alias(AliasName=alias + _PREVIOUS, TargetKeyId=current)
-            if self._target(alias + _PREVIOUS) == current:
-                self._add(name, alias, update=True)
+            current, previous = self._current(name), self._target(alias + _PREVIOUS)
+            if previous in (None, current):  # none is under way, or one that was killed before it had a new version
+                with self._new_key(name) as key:
+                    if previous is None:
+                        self._client.create_alias(AliasName=alias + _PREVIOUS, TargetKeyId=current)
+                    try:
+                        self._client.update_alias(AliasName=alias, TargetKeyId=key)
+                    except ClientError:
+                        self._client.delete_alias(AliasName=alias + _PREVIOUS)
+                        raise
         return self.find(name)
 
     def end_rotation(self, name: str) -> None:
@@ -189,13 +195,15 @@ class KmsKeys:
             raise KeyMissingError(name)
         return target
 
-    def _add(self, name: str, alias: str, *, update: bool = False) -> None:
-        """Make a KMS key and point the alias to it; a key that gets no alias does not stay."""
-        key = self._client.create_key(Description=f"Darkroom {self.project}/{name}")["KeyMetadata"]["KeyId"]
+    @contextmanager
+    def _new_key(self, name: str) -> Iterator[str]:
+        """Make a KMS key, which does not stay if KMS refuses what the block asks of it."""
+        key: str = self._client.create_key(Description=f"Darkroom {self.project}/{name}")["KeyMetadata"]["KeyId"]
         try:
-            (self._client.update_alias if update else self._client.create_alias)(AliasName=alias, TargetKeyId=key)
+            yield key
         except ClientError:
-            self._client.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
+            with suppress(ClientError):
+                self._client.schedule_key_deletion(KeyId=key, PendingWindowInDays=7)
             raise
 
     def _described(self, name: str, key: str, rotating: bool) -> Key:
