@@ -160,6 +160,7 @@ def _shell(folder: Path, table: Path) -> None:
 
 _ALONE = """
 import sys
+from darkroom.migration import batch, work
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 with open_systems(Settings()) as to:

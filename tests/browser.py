@@ -64,7 +64,7 @@ class Browser:
         self.page.get_by_text("Artifacts", exact=True).last.click()
         self.page.locator("a[href*='/artifacts/']").filter(has_text=key).first.click()
         self.page.wait_for_url("**/artifacts/**")
-        self.page.get_by_role("cell", name="what", exact=True).first.wait_for()
+        self.page.get_by_text("time", exact=True).first.wait_for()
         return self.page.inner_text("main, body")
 
 
