@@ -109,6 +109,7 @@ COLUMNS = {
     "active_at": Column("Active (UTC)", _time("active_at")),
     "updated_at": Column("Changed (UTC)", _time("updated_at")),
     "checked_at": Column("Checked (UTC)", _time("checked_at")),
+    "boot_verified_at": Column("Boot Verified (UTC)", _time("boot_verified_at")),
     "failure": Column("Failure", "i.failure->>'message'", people=True),
 }
 DEFAULT = tuple(COLUMNS)[:10]

@@ -1,12 +1,13 @@
 """Tending: what hosts need from time to time.
 
-The keeper runs where a disk still reads from its image; what was begun and given up is removed.
+The keeper runs where a disk still reads from its image; what was begun and given up is removed,
+and what captures and boot proofs left that were killed together with their guards.
 """
 
 from typing import Any
 
 from darkroom import servers, volumes
-from darkroom.compute import hosts, keeping
+from darkroom.compute import connection, guard, hosts, keeping
 from darkroom.systems import Systems
 
 
@@ -15,11 +16,15 @@ def tend(to: Systems) -> dict[str, Any]:
 
     Returns the hosts whose keeper runs, and the names of what was removed.
     """
-    with to.catalog.transaction() as connection:
-        lazy = {row["host"] for row in connection.execute("SELECT host FROM server_disks WHERE status = 'lazy'")}
-        stale_servers, stale_volumes = servers.given_up(connection), volumes.given_up(connection)
+    with to.catalog.transaction() as transaction:
+        lazy = {row["host"] for row in transaction.execute("SELECT host FROM server_disks WHERE status = 'lazy'")}
+        stale_servers, stale_volumes = servers.given_up(transaction), volumes.given_up(transaction)
     here = [host for host in hosts.listed(to.catalog) if host.storage.is_dir()]
     kept = [host.name for host in here if host.name in lazy and keeping.ensure(host)]
+    for host in here:
+        if guard.has_left(host.run):
+            with connection.open(host.uri) as libvirt:
+                guard.sweep(libvirt, host.run)
     local = {host.name for host in here}
     removed = []
     for row in stale_servers:

@@ -17,7 +17,7 @@ MARKER = "darkroom demo login:"
 _BOOT = (1 * MIB, 47 * MIB)
 _DATA = (48 * MIB, 80 * MIB)
 _SIZE = 128 * MIB
-_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "ext4")
+_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_balloon", "ext4")
 _SYSLINUX = """SERIAL 0 115200
 DEFAULT linux
 LABEL linux

@@ -1,17 +1,20 @@
 """Boot proofs in guests of one sector on a private libvirt: what passes, what is bounded, what is kept and what not."""
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from darkroom import creation, proving, screen
+from darkroom import creation, proving, screen, tending
 from darkroom.catalog import images
 from darkroom.compute import domain, hosts, probe, throwaway
 from darkroom.errors import DamagedError, DarkroomError
 from darkroom.model import MiB
 from darkroom.proving import ProofRequest
+from demo import disk
 from tests import guests, operations
 from tests.hosts import domains
 
@@ -67,9 +70,12 @@ def test_a_text_that_is_given_is_what_counts(to, host, boots):
         prove(to, image, "is down")
 
 
-def test_firmware_that_finds_nothing_to_boot_is_no_proof(to, host, boots):
+@pytest.mark.parametrize("mode", ["bios", "uefi"])
+def test_firmware_that_finds_nothing_to_boot_is_no_proof(to, host, boots, mode):
     """Its words stay on the screen for longer than a screen has to."""
     image = boots(b"no boot sector")
+    with to.catalog.transaction() as connection:
+        images.update(connection, image, properties={"boot_mode": mode})
 
     with pytest.raises(proving.BootProofError, match="nothing of it within"):
         prove(to, image, seconds=int(screen.STILL) + 8)
@@ -77,6 +83,16 @@ def test_firmware_that_finds_nothing_to_boot_is_no_proof(to, host, boots):
     assert not images.get(to.catalog, image)["boot_verified_at"]
     assert proving.shown(to, images.get(to.catalog, image)["id"])["booted"] is False
     assert seen(to, image)[1].startswith(b"\x89PNG")
+
+
+def test_a_screen_on_which_a_system_has_settled_is_a_proof(to, host, tmp_path):
+    """A small Linux that says nothing on its serial port, and has no agent."""
+    path = tmp_path / "quiet.raw"
+    lines = "for line in 1 2 3 4 5 6; do echo 'Welcome to this system. Press any key to log in.' > /dev/tty0; done"
+    disk.build(path, Path("build/packages").absolute(), f"{lines}; sleep 1000")
+    image = operations.import_image(to, path)
+
+    assert prove(to, image)["how"] == "the screen has settled"
 
 
 def test_a_guest_that_floods_its_serial_port_costs_bounded_space_and_time(to, host, boots):
@@ -174,6 +190,25 @@ def test_killed_it_leaves_neither_guest_nor_files(to, host, boots, libvirt_uri):
 
     run = hosts.find(to.catalog).run
     assert domain.wait(lambda: not domains(libvirt_uri) and not list(run.glob("proof-*")), 30)
+
+
+def test_killed_together_with_its_guard_the_next_one_removes_what_it_left(to, host, boots, libvirt_uri):
+    image = boots(guests.floods())
+    child = subprocess.Popen([sys.executable, "-c", CHILD, image], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"at\n"
+    run = hosts.find(to.catalog).run
+    (folder,) = run.glob("proof-*")
+    found = subprocess.run(["pgrep", "-f", f"darkroom.compute.guard.*{folder}"], capture_output=True, check=True)
+    os.kill(int(found.stdout), signal.SIGKILL)
+    child.kill()
+    child.wait(20)
+    child.stdout.close()
+    assert len(domains(libvirt_uri)) == 1
+
+    tending.tend(to)
+
+    assert domains(libvirt_uri) == []
+    assert not folder.exists()
 
 
 def test_a_screen_has_settled_when_it_shows_something_and_only_a_cursor_changes():

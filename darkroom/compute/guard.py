@@ -58,6 +58,11 @@ def guarded(
                 process.wait(_ENDING)
 
 
+def has_left(run: Path) -> bool:
+    """Whether there is anything below `run` that `sweep` would look at."""
+    return any(run.glob(f"*/{_RECORD}"))
+
+
 def sweep(host: Any, run: Path) -> None:
     """Clean up after processes that died together with their guards, by what they left in folders below `run`."""
     for record in run.glob(f"*/{_RECORD}"):
