@@ -97,16 +97,16 @@ _LISTED = "CREATE TEMPORARY TABLE listed (key text NOT NULL, size bigint NOT NUL
 _UNUSED = """SELECT o.uuid, o.project, coalesce(l.size, 0) AS size FROM pack_objects o LEFT JOIN listed l USING (key)
     WHERE NOT EXISTS (SELECT FROM refs r JOIN images i ON i.id = r.image_id
         WHERE r.pack_id = o.id AND i.status <> 'killed')"""
-_LOST = """SELECT l.key, l.size FROM listed l LEFT JOIN pack_objects o USING (key)
-    WHERE l.key ~ '^scopes/[0-9a-f-]{36}/packs/[0-9a-f]{2}/[0-9a-f-]{36}$' AND o.key IS NULL
-    UNION ALL SELECT l.key, l.size FROM listed l
-    WHERE l.key ~ '^images/[0-9a-f-]{36}/'
-        AND NOT EXISTS (SELECT FROM images i WHERE i.id::text = split_part(l.key, '/', 2) AND i.status <> 'killed')"""
+_LOST = """WITH unowned AS MATERIALIZED (
+        SELECT l.key, l.size FROM listed l LEFT JOIN pack_objects o USING (key) WHERE o.key IS NULL
+    ) SELECT key, size FROM unowned
+    WHERE key ~ '^scopes/[0-9a-f-]{36}/packs/[0-9a-f]{2}/[0-9a-f-]{36}$' OR (key ~ '^images/[0-9a-f-]{36}/'
+        AND NOT EXISTS (SELECT FROM images i WHERE i.id::text = split_part(key, '/', 2) AND i.status <> 'killed'))"""
 _UNKNOWN = """SELECT l.key FROM listed l
-    WHERE l.key ~ '^images/[0-9a-f-]{36}/image[.]json$'
+    WHERE l.key LIKE 'images/%/image.json' AND l.key ~ '^images/[0-9a-f-]{36}/image[.]json$'
         AND NOT EXISTS (SELECT FROM images i WHERE i.id::text = split_part(l.key, '/', 2))
     UNION ALL SELECT l.key FROM listed l
-    WHERE l.key ~ '^scopes/[0-9a-f-]{36}/scope[.]json$'
+    WHERE l.key LIKE 'scopes/%/scope.json' AND l.key ~ '^scopes/[0-9a-f-]{36}/scope[.]json$'
         AND NOT EXISTS (SELECT FROM scopes s WHERE s.uuid::text = split_part(l.key, '/', 2))"""
 
 

@@ -6,8 +6,22 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from darkroom import check, collect, compaction, creation, deleting, inbox, packs, reap, sharing, sidecar, upload
-from darkroom.catalog import Catalog, create_project, images, uploads
+from darkroom import (
+    check,
+    collect,
+    compaction,
+    creation,
+    deleting,
+    inbox,
+    packs,
+    projects,
+    reap,
+    rebuilding,
+    sharing,
+    sidecar,
+    upload,
+)
+from darkroom.catalog import Catalog, CatalogRefusedError, create_project, images, uploads
 from darkroom.errors import RefusedError, UnavailableError
 from darkroom.model import CHUNK_SIZE
 from darkroom.systems import open_systems
@@ -400,6 +414,28 @@ def test_the_operator_reaps_the_imports_that_any_project_gave_up(to, operator, t
             assert [(row["id"] in image, row["code"]) for row in found] == [(True, "lease-expired")]
             assert rows(one, "SELECT * FROM events WHERE outcome = 'failed'")
     assert stored(to) == set()
+
+
+def test_the_operators_own_account_purges_reaps_and_collects(to, operator, tmp_path, catalog_url):
+    one, two = add(to, tmp_path, "one", [1, 2, 3, 4]), add(to, tmp_path, "two", [4])
+    add(to, tmp_path, "three", [9], until="upload_disk")
+    deleting.delete(to, one)
+    with operator.catalog.transaction() as connection:
+        connection.execute("UPDATE images SET purge_after = now() - interval '1 second' WHERE id = %s", (one,))
+        connection.execute("UPDATE leases SET reap_at = now() - interval '1 second'")
+        connection.execute("INSERT INTO tags VALUES (%s, 'late', 'x')", (two,))
+    with Catalog(projects.credentials(operator.catalog, catalog_url, ""), None) as catalog:
+        account = dataclasses.replace(to, catalog=catalog)
+        purged = deleting.purge_due(account)["images"]
+        reaped = reap.reap(account)["images"]
+        result = collect.collect(account)
+        with pytest.raises(CatalogRefusedError, match="owner"), catalog.transaction() as connection:
+            rebuilding._project(connection, "new")
+
+    assert [found["outcome"] for found in purged] == ["purged"]
+    assert len(reaped) == 1
+    assert (result["packs"], result["compacted"], result["sidecars"]) == (1, 1, 1)
+    assert operations.content(to, two) == content_of([4])
 
 
 def test_a_store_that_goes_away_is_an_error_and_the_next_collection_ends_it(to, operator, tmp_path):
