@@ -7,8 +7,9 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from darkroom import projects, sharing, systems
+from darkroom import collect, deleting, metrics, projects, reap, reporting, sharing, systems
 from darkroom.catalog import (
+    OPERATOR,
     Catalog,
     CatalogRefusedError,
     ProjectForbiddenError,
@@ -18,6 +19,7 @@ from darkroom.catalog import (
 )
 from darkroom.settings import Settings
 from tests import operations
+from tests.conftest import make_disk
 
 TABLES = [
     "scopes", "images", "tags", "wraps", "disks", "packs", "chunks", "refs", "leases", "runs", "events", "holds",
@@ -363,3 +365,32 @@ def test_projects_that_are_created_at_once_each_get_a_role(catalog_url, operator
     with operator.transaction() as connection:
         query = "SELECT count(*) AS n FROM projects JOIN pg_roles ON rolname = role_name WHERE name LIKE 'p_'"
         assert connection.execute(query).fetchone() == {"n": 5}
+
+
+def test_the_operators_account_suffices_for_collection_reaping_purges_and_reports(
+    to, operator, catalog_url, raw_disk, tmp_path
+):
+    dsn = projects.credentials(operator, catalog_url, "")
+    kept = operations.import_image(to, raw_disk, key="gold")
+    gone = operations.import_image(to, make_disk(tmp_path / "other.raw", size=2 << 20, seed=7), name="gone", key="gold")
+    operations.import_image(to, raw_disk, name="given-up", until="upload_disk")
+    deleting.delete(to, gone)
+    with operator.transaction() as connection:
+        connection.execute("UPDATE images SET purge_after = now() - interval '1 second' WHERE status = 'deleted'")
+        connection.execute("UPDATE leases SET reap_at = now() - interval '1 second', expires_at = now()")
+
+    with systems.open_systems(dataclasses.replace(Settings(), catalog_url=dsn), operator=True) as found:
+        assert [row["outcome"] for row in deleting.purge_due(found)["images"]] == ["purged"]
+        assert len(reap.reap(found)["images"]) == 1
+        collected = collect.collect(found)
+        assert "darkroom_images" in metrics.text(found.catalog)
+        assert reporting.report(found, str(tmp_path / "all.csv"), (), listing.Filter(), all_projects=True)
+
+    assert collected
+    assert operations.collector_plan(to, catalog_url).size == 0
+    assert operations.content(to, kept) == raw_disk.read_bytes()
+    with to.catalog.transaction() as connection:
+        told = {
+            row["operation"] for row in connection.execute("SELECT operation FROM events WHERE actor = %s", (OPERATOR,))
+        }
+    assert "purge" in told

@@ -254,7 +254,7 @@ def test_keys_in_kms_stay_with_their_projects(to_kms, catalog_url, raw_disk):
 
 
 def test_an_answer_and_the_end_of_the_share_at_once_leave_no_wrap_behind(to, acme, image, catalog_url):
-    for _ in range(15):
+    for _ in range(8):
         sharing.share(to, "one", "acme")
         with ThreadPoolExecutor(2) as pool:
             answered = pool.submit(sharing.accept, acme, image)
