@@ -124,6 +124,17 @@ def test_after_a_rekey_a_copy_is_under_the_new_key_with_data_of_its_own(to, disk
     assert operations.content(to, copy) == disk.read_bytes()
 
 
+def test_in_a_bucket(catalog_url, bucket, monkeypatch, disk):
+    monkeypatch.setenv("DARKROOM_STORE_URL", f"s3://{bucket}/darkroom")
+    with systems.open_systems(Settings()) as to:
+        to.keys.create("gold")
+        source = operations.import_image(to, disk, key="gold")
+        for name, choice in (("linked", {}), ("plain", {"plain": True})):
+            copy = operations.replicate(to, source, name, **choice)
+            assert operations.content(to, copy) == disk.read_bytes()
+            assert well(to, copy)
+
+
 @pytest.mark.parametrize("choice", [{}, {"plain": True}])
 def test_several_disks_are_copied_each(to, choice):
     source = test_creation.create(to, test_creation.DISKS)
