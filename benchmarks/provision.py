@@ -28,6 +28,7 @@ from darkroom.catalog import Catalog, images
 from darkroom.compute import chunkcache, connection, domain, hosts, keeping, lazydisk, overlay, probe, profiles, proxy
 from darkroom.compute.domain import Disk, Domain
 from darkroom.compute.hosts import Host
+from darkroom.model import CHUNK_SIZE
 from darkroom.nbd.server import NbdServer
 from darkroom.servers import ServerRequest
 from darkroom.settings import Settings
@@ -37,6 +38,7 @@ from tests import operations
 
 GIB, MIB = 1 << 30, 1 << 20
 _UP = 600
+_LASTS = 30.0
 
 
 class Slow:
@@ -112,8 +114,11 @@ class Lazy:
     chunks: list[int]
 
 
-def lazy(to: Systems, host: Host, image, folder: Path, delay: float, profile: list[int]) -> Lazy:
-    """Boot with an empty cache, `delay` seconds added to each get, and a profile to prefetch, or none."""
+@contextmanager
+def opened(
+    to: Systems, host: Host, image, delay: float, profile: list[int]
+) -> Iterator[tuple[lazydisk.LazyDisk, chunkcache.HostChunks]]:
+    """The image as the keeper has it, with an empty cache, `delay` seconds added to each get, and a profile or none."""
     shutil.rmtree(host.cache, ignore_errors=True)
     store = Slow(to.store, delay) if delay else to.store
     cache = chunkcache.HostChunks(store, chunkcache.ChunkCache(host.cache, host.cache_size))
@@ -123,22 +128,42 @@ def lazy(to: Systems, host: Host, image, folder: Path, delay: float, profile: li
     table = manifest.read(to.store, image["id"], 0, digest)
     key = systems.data_key(to, image)
     reader = lazydisk.LazyDisk(store, table, key, cache, reading.locator(to.catalog, image["id"]))
-    recorder = profiles.Recorder(reader)
-    export, socket = host.run / "bench.x", host.run / "bench.p"
-    path = folder / "lazy.qcow2"
+    reader.prefetch(profile)
+    try:
+        yield reader, cache
+    finally:
+        reader.close()
+
+
+def lazy(to: Systems, host: Host, image, folder: Path, delay: float, profile: list[int]) -> Lazy:
+    """Boot from the store through an export and a proxy, all in this process but the proxy."""
+    export, socket, path = host.run / "bench.x", host.run / "bench.p", folder / "lazy.qcow2"
     path.unlink(missing_ok=True)
     began = time.monotonic()
-    try:
-        with NbdServer(recorder, export):
-            reader.prefetch(profile)
-            proxy.ensure(socket, export, (0, 0))
-            overlay.create(path, table.virtual_size, b"", socket)
-            setup = time.monotonic() - began
-            seconds = setup + boot(host, Disk(path, "qcow2"), folder)
-            return Lazy(seconds, cache.fetched, recorder.chunks)
-    finally:
-        proxy.stop(socket)
-        reader.close()
+    with opened(to, host, image, delay, profile) as (reader, cache):
+        recorder = profiles.Recorder(reader)
+        try:
+            with NbdServer(recorder, export):
+                proxy.ensure(socket, export, (0, 0))
+                overlay.create(path, reader.size, b"", socket)
+                seconds = time.monotonic() - began + boot(host, Disk(path, "qcow2"), folder)
+                return Lazy(seconds, cache.fetched, recorder.chunks)
+        finally:
+            proxy.stop(socket)
+
+
+def stalled(
+    to: Systems, host: Host, image, delay: float, profile: list[int], numbers: list[int], lasts: float
+) -> float:
+    """Seconds for which a boot of `lasts` seconds would wait in all, that asks for these chunks at an even pace."""
+    waited = 0.0
+    with opened(to, host, image, delay, profile) as (reader, _):
+        for number in numbers:
+            time.sleep(lasts / len(numbers))
+            began = time.monotonic()
+            reader.read(number * CHUNK_SIZE, 512)
+            waited += time.monotonic() - began
+    return waited
 
 
 def to_running(to: Systems, host: Host, folder: Path, size: int) -> list[float]:
@@ -192,7 +217,12 @@ def boots(to: Systems, host: Host, folder: Path, disk: Path, delay: float, round
     cold = lazy(to, host, image, folder, 0, [])
     print(f"fetched until up: {cold.fetched / MIB:.0f} MiB of {image['stored_size'] / MIB:.0f}, ", end="")
     print(f"{100 * cold.fetched / image['stored_size']:.1f} % of the image", flush=True)
+    asked = len(cold.chunks) / -(-image["allocated_size"] // CHUNK_SIZE)
+    print(f"chunks read until up: {len(cold.chunks)}, {100 * asked:.1f} % of the image", flush=True)
     text = f"{1000 * delay:.0f} ms a get"
+    for name, profile in (("no profile", []), ("profile", cold.chunks)):
+        seconds = stalled(to, host, image, delay, profile, cold.chunks, _LASTS)
+        print(f"{text}, {name}: a boot of {_LASTS:.0f} s waits {seconds:.1f} s", flush=True)
     ways = {
         "local overlay": lambda: local(host, disk, folder),
         "copy, then boot": lambda: copied(host, disk, folder),

@@ -133,7 +133,8 @@ def control(host: Host) -> Path:
 def _start(host: Host) -> None:
     command = ["sh", "-c", _AGAIN, str(host.run), sys.executable, "-m", "darkroom.compute.keeper", host.name]
     root = Path(__file__).parent.parent.parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
     with open(host.run / "keeper.log", "ab") as log:
         subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/", start_new_session=True
