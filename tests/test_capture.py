@@ -14,7 +14,7 @@ import pytest
 from darkroom import capturing, creation, deleting, reading
 from darkroom.capturing import CaptureRequest
 from darkroom.catalog import Catalog, create_project, images, uploads
-from darkroom.compute import backup, connection, domain, hosts
+from darkroom.compute import atrest, backup, connection, domain, hosts
 from darkroom.compute.domain import Disk, Domain
 from darkroom.errors import DarkroomError
 from darkroom.model import CHUNK_SIZE, MiB
@@ -204,6 +204,20 @@ def test_a_stopped_server_cannot_be_started_while_it_is_captured(to, host, serve
     assert content(to, image) == (tmp_path / "0-0.raw").read_bytes()
     domain.start(host, made)
     assert domain.is_running(host, made.uuid)
+
+
+def test_a_stopped_server_over_a_backing_file_is_captured_while_it_runs_only(to, host, server, tmp_path, qemu_img):
+    made = server(formats=("qcow2",), start=False)
+    path = made.disks[0].path
+    path.unlink()
+    qemu_img("create", "-q", "-f", "qcow2", "-F", "raw", "-b", tmp_path / "0-0.raw", path)
+
+    with pytest.raises(atrest.DiskKindError, match="external-reference"):
+        capture(to, made)
+    domain.start(host, made)
+    image = capture(to, made)
+
+    assert content(to, image) == (tmp_path / "0-0.raw").read_bytes()
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["running", "stopped"])

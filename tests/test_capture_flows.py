@@ -5,7 +5,9 @@ import os
 import pytest
 from prefect.artifacts import Artifact
 
+import tasks.capturing
 from darkroom import capturing, proving
+from darkroom.capturing import CaptureRequest
 from darkroom.catalog import images
 from darkroom.compute import domain, probe
 from darkroom.errors import RefusedError
@@ -15,6 +17,7 @@ from flows.parameters.capture import CaptureServer, ProveBoot, ProveOldest
 from flows.parameters.transfer import ImportImage
 from flows.prove_boot import prove_boot
 from flows.prove_oldest import prove_oldest
+from tasks.systems import Blocks
 from tests import guests, operations
 from tests.test_capture import checkpoints, server  # noqa: F401
 
@@ -60,6 +63,23 @@ def test_a_capture_that_fails_is_no_image_and_leaves_nothing(to, host, server, p
     assert [(row["status"], row["failure"]["code"]) for row in rows] == [("killed", "refused")]
     assert checkpoints(host, made) == []
     assert domain.is_running(host, made.uuid)
+
+
+def test_a_run_that_is_cancelled_takes_its_unfinished_image_along(to, host, server, prefect_api):  # noqa: F811
+    made = server(formats=("qcow2",))
+    capture_server(CaptureServer(server=made.name, name="done"))
+    capturing.register(to, CaptureRequest(server=made.name, name="begun"))
+
+    for name in ("done", "begun", "never"):
+        tasks.capturing.cancelled(name, Blocks())
+
+    assert [row["name"] for row in _rows(to, "active")] == ["done"]
+    assert _rows(to, "saving") + _rows(to, "queued") == []
+
+
+def _rows(to, status):
+    with to.catalog.transaction() as connection:
+        return connection.execute("SELECT name FROM images WHERE status = %s", (status,)).fetchall()
 
 
 def test_the_screen_is_an_artifact_unless_the_image_is_encrypted(to, host, source, prefect_api):

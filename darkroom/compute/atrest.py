@@ -34,19 +34,24 @@ def open_disk(disk: Disk, folder: Path, settings: Settings) -> Iterator[Reader]:
     """The guest-visible bytes, in the format that libvirt states; whatever a guest wrote to its raw disk is data.
 
     While it is open, QEMU cannot start a guest with the disk. Raises DiskKindError, DomainStateError if something
-    writes to it, the errors of `formats` for a qcow2, and SourceChangedError at the end if it is not what it was.
+    writes to it, and SourceChangedError at the end if it is not what it was.
     """
     if not disk.path or disk.format not in ("raw", "qcow2"):
         raise DiskKindError(disk.target, "a raw or qcow2 file or device", f"{disk.format} {disk.path}")
     with local.open_path(Path(disk.path)) as source:
         _lock(source, disk)
-        if disk.format == "raw":
-            found = Inspection("raw", source.reader.size)
-        else:
-            found = formats.inspect(source.reader, disk.format, source.name, settings.limits)
+        raw = disk.format == "raw"
+        found = Inspection("raw", source.reader.size) if raw else _qcow2(source, disk, settings)
         with rawview.open_disk(source, found, folder) as reader:
             yield reader
             source.check_unchanged()
+
+
+def _qcow2(source: Source, disk: Disk, settings: Settings) -> Inspection:
+    try:
+        return formats.inspect(source.reader, disk.format, source.name, settings.limits)
+    except RefusedError as error:
+        raise DiskKindError(disk.target, "a qcow2 of its own, whole and in the clear", error.code) from error
 
 
 def _lock(source: Source, disk: Disk) -> None:
