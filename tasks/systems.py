@@ -16,6 +16,7 @@ from blocks.store import ObjectStore
 from darkroom import audit, systems
 from darkroom.settings import Settings
 from darkroom.systems import Systems
+from tasks.ending import ends_when_told
 from tasks.events import tell
 
 B = TypeVar("B", bound=Block)
@@ -41,13 +42,16 @@ def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
         project = _load(Project, blocks.project)
         settings = replace(settings, project=project.name or settings.project)
         settings = replace(settings, catalog_url=project.dsn.get_secret_value() or settings.catalog_url)
-    with systems.open_systems(
-        settings,
-        object_store=_load(ObjectStore, blocks.object_store).open() if blocks.object_store else None,
-        key_manager=_load(KeyManager, blocks.key_manager).open if blocks.key_manager else None,
-        catalog_url=_load(CatalogDatabase, blocks.catalog).open() if blocks.catalog else "",
-        operator=operator,
-    ) as found:
+    with (
+        ends_when_told(),
+        systems.open_systems(
+            settings,
+            object_store=_load(ObjectStore, blocks.object_store).open() if blocks.object_store else None,
+            key_manager=_load(KeyManager, blocks.key_manager).open if blocks.key_manager else None,
+            catalog_url=_load(CatalogDatabase, blocks.catalog).open() if blocks.catalog else "",
+            operator=operator,
+        ) as found,
+    ):
         found.catalog.listeners.append(tell)
         yield found
 
