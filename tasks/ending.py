@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 _LATEST = 10.0
-"""Seconds that a step has to leave in order. Prefect itself waits 30 before it kills, which a person who cancels feels."""
+"""Seconds that a step has to leave in order. Prefect itself waits 30 before it kills, which a person feels."""
 
 
 @contextmanager
 def ends_when_told() -> Iterator[None]:
-    """Within the block, SIGTERM ends the process after ten seconds at the latest; as after any kill, nothing is lost."""
+    """Within the block, SIGTERM ends the process after ten seconds at the latest; as after a kill, nothing is lost."""
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
