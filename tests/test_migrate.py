@@ -340,3 +340,21 @@ def test_from_the_command_line(to, table, tmp_path, prefect_api, monkeypatch):
         "row 4, column source: it is empty",
     ]
     assert broken.stderr.splitlines()[2].startswith("darkroom: table-invalid: bad.csv: ")
+
+
+def test_cancelling_the_run_that_leads_a_batch_stops_it_in_all_workers(to, table):
+    from uuid import uuid4
+
+    from prefect.client.schemas.objects import FlowRun
+
+    from flows.migrate_images import migrate_images
+
+    run = FlowRun(flow_id=uuid4(), parameters={"request": {"source": str(table), "blocks": {}}})
+    made = batch.register(to, str(table), "", run=str(run.id))
+    other = batch.register(to, str(write(table.parent / "other.csv", ("source", "name"), ("/a", "a"))), "", run="2")
+    (hook,) = migrate_images.on_cancellation_hooks
+
+    hook(migrate_images, run, None)
+
+    assert batches.is_stopped(to.catalog, made)
+    assert not batches.is_stopped(to.catalog, other)
