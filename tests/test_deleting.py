@@ -264,7 +264,7 @@ with open_systems(Settings()) as to:
     assert child.stdout.readline() == "put\n"
     image = rows(to, "SELECT id::text FROM images")[0]["id"]
     deleting.cancel(to, image)
-    _, errors = child.communicate("\n" * 100, timeout=30)
+    _, errors = child.communicate("\n" * 100, timeout=120)
 
     assert "lease-lost" in errors
     assert images.get(to.catalog, image)["status"] == "killed"
