@@ -5,6 +5,7 @@ needs is down, 130 interrupted.
 """
 
 import argparse
+import logging
 import os
 import sys
 from typing import Any
@@ -36,9 +37,21 @@ from darkroom.errors import DarkroomError
 _INTERRUPTED = 130
 
 
+class _Notices(logging.Handler):
+    """Shows what the domain has to say to people, such as that an image is deprecated."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a notice as one line."""
+        print(f"darkroom: {record.getMessage()}", file=sys.stderr)
+
+
+_NOTICES = _Notices()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    logging.getLogger("darkroom").addHandler(_NOTICES)
     audit.operation.set(options.command)
     if "project" in options:
         os.environ["DARKROOM_PROJECT"] = options.project  # for all of this process, its flows included

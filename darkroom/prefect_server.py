@@ -140,7 +140,8 @@ def client_environment(api_url: str, folder: Path | None = None) -> dict[str, st
     proxies = dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, direct)))
     silence = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL"}
     known = {"PREFECT_API_AUTH_STRING": password(folder)} if folder else {}
-    return {**QUIET, **proxies, **silence, **known, "PREFECT_API_URL": api_url}
+    told = {"PREFECT_LOGGING_EXTRA_LOGGERS": "darkroom"}  # what the domain has to say is in the log of the run too
+    return {**QUIET, **proxies, **silence, **told, **known, "PREFECT_API_URL": api_url}
 
 
 def _start(folder: Path, lock: int) -> None:

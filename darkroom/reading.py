@@ -1,5 +1,6 @@
 """Open an image in the store for reading, by its row in the catalog."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
@@ -9,6 +10,8 @@ from darkroom.catalog import Catalog, Row, images
 from darkroom.download import DiskReader, Locate
 from darkroom.errors import ConflictError
 from darkroom.systems import Systems
+
+_log = logging.getLogger("darkroom")
 
 
 class NotReadableError(ConflictError):
@@ -48,9 +51,12 @@ def open_disk(to: Systems, image: Row, number: int = 0) -> Iterator[DiskReader]:
 
 
 def require_active(image: Row) -> None:
-    """Raise NotReadableError unless the image is active."""
+    """Raise NotReadableError unless the image is active; whoever uses a deprecated one is told, and what to use."""
     if image["status"] != "active":
         raise NotReadableError(str(image["id"]), "status active", f"status {image['status']}")
+    if image.get("deprecated_at"):
+        instead = f"; use image {image['replaced_by']} instead" if image["replaced_by"] else ""
+        _log.warning("image %s has been deprecated since %s%s", image["name"], image["deprecated_at"].date(), instead)
 
 
 def locator(catalog: Catalog, image: UUID) -> Locate:

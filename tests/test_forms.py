@@ -47,16 +47,8 @@ from flows.tag_images import tag_images
 from flows.tend_servers import tend_servers
 from flows.unshare_image import unshare_image
 
-MANAGED = [
-    modify_images,
-    tag_images,
-    deprecate_images,
-    deactivate_images,
-    activate_images,
-    report_images,
-    apply_policy,
-    check_images,
-]
+MANAGED = [modify_images, tag_images, deprecate_images, deactivate_images, activate_images]
+KEPT = [report_images, apply_policy, check_images]
 IMAGES_FORMS = ("ModifyImages", "TagImages", "DeprecateImages", "SwitchImages")
 FLOWS = [
     import_image,
@@ -68,6 +60,7 @@ FLOWS = [
     cancel_image,
     reap_images,
     *MANAGED,
+    *KEPT,
     collect_garbage,
     rebuild_catalog,
     share_image,

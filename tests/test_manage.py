@@ -48,6 +48,7 @@ def test_an_image_is_modified_tagged_and_retired_from_the_command_line(darkroom,
     darkroom("family", "two", "numbers")
     darkroom("deprecate", "uno", "--replaced-by", "numbers")
     assert (show(darkroom, "uno")["replaced_by"], show(darkroom, "numbers")["id"]) == (two, two)
+    assert f"use image {two} instead" in darkroom("export", "uno", "/nowhere/out.raw", code=4).err
     darkroom("family", "two", "--none")
     assert "image-not-found" in darkroom("show", "numbers", code=4).err
     darkroom("deactivate", "uno")
@@ -55,6 +56,36 @@ def test_an_image_is_modified_tagged_and_retired_from_the_command_line(darkroom,
     darkroom("activate", "uno")
     results = json.loads(darkroom("deprecate", "uno", "nowhere", "--undo", "--json", code=4).out)
     assert [result["outcome"] for result in results] == ["changed", "refused"]
+
+
+def test_lists_reports_and_policies_from_the_command_line(darkroom, to, tmp_path):
+    for number in range(3):
+        tags = {"team": "web"} if number else {}
+        active_at = f"2026-01-0{number + 1}"
+        operations.image_row(to, f"web-{number}", tags, family="web", active_at=active_at)
+    operations.image_row(to, "gone", status="deleted")
+
+    def names(*options):
+        return [row["name"] for row in json.loads(darkroom("list", "--json", *options).out)]
+
+    assert names("--tag", "team=web", "--sort", "name") == ["web-1", "web-2"]
+    assert names("--not-tag", "team", "--name", "web*") == ["web-0"]
+    assert names("--status", "deleted") == ["gone"]
+    assert names("--shared") == []
+    page = darkroom("list", "--sort", "name", "--limit", 2)
+    marker = page.err.split()[-1]
+    assert names("--sort", "name", "--marker", marker) == ["web-2"]
+    assert "page: " in darkroom("list", "--sort", "color", code=2).err
+    target = tmp_path / "images.csv"
+    assert darkroom("report", target, "--columns", "name", "--tag", "team=web").out == f"{target}\n"
+    assert target.read_text(encoding="utf-8-sig").split() == ["Image", "Name", "web-2", "web-1"]
+    assert "column: color" in darkroom("report", target, "--columns", "color", code=2).err
+    assert "keep last        2 number" in darkroom("policy", "set", "--keep-last", 2).out
+    assert "web-0: delete, number 3 of family web" in darkroom("policy", "apply", "--dry-run").out
+    assert "web-0: deleted, number 3 of family web" in darkroom("policy", "apply").out
+    assert json.loads(darkroom("policy", "show", "--json").out)["keep_last"] == 2
+    assert names("--name", "web-0") == []
+    assert "policy: " in darkroom("policy", "set", "--delete-after", -1, code=3).err
 
 
 def test_a_flow_that_was_refused_for_some_images_has_failed_and_tells_which(prefect_api, to):

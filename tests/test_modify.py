@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +14,27 @@ from darkroom.catalog import images
 from darkroom.model import GiB
 from darkroom.modifying import Changes
 from tests import operations
+
+KILLED = """
+import os, sys
+from darkroom import changing, modifying
+from darkroom.settings import Settings
+from darkroom.systems import open_systems
+at = sys.argv[1]
+def before(module, name):
+    real = getattr(module, name)
+    def call(*arguments, **options):
+        if name == at:
+            os.kill(os.getpid(), 9)
+        return real(*arguments, **options)
+    setattr(module, name, call)
+before(changing.images, "update")
+before(changing.images, "record_event")
+before(changing.sidecar, "write")
+with open_systems(Settings()) as to:
+    modifying.modify(to, ["one"], modifying.Changes({"name": "web-1", "min_ram": 512}, version=1))
+    os.kill(os.getpid(), 9)
+"""
 
 
 @pytest.fixture
@@ -215,6 +238,20 @@ def test_many_images_have_a_result_each(to, image, raw_disk):
         ("two", "refused", "min-disk-too-small"),
     ]
     assert json.loads(json.dumps(results)) == results
+
+
+@pytest.mark.parametrize("at", ["update", "record_event", "write", "the end"])
+def test_killed_in_any_step_and_run_again_it_is_done(to, image, at):
+    child = subprocess.run([sys.executable, "-c", KILLED, at], check=False)
+    assert child.returncode == -9
+    row = row_of(to, image)
+    assert (row["name"], row["version"]) == (("web-1", 2) if at == "the end" else ("one", 1))
+
+    modify(to, image, name="web-1", min_ram=512, version=1)
+
+    assert (row_of(to, image)["name"], row_of(to, image)["version"]) == ("web-1", 2)
+    assert sidecar.read(to.store, row["id"])["image"]["name"] == "web-1"
+    assert len(events(to, "modify")) == 1
 
 
 def test_every_change_of_an_active_image_has_a_version_of_its_own(to, image, raw_disk):

@@ -101,6 +101,19 @@ def test_what_cannot_be_deprecated_is_refused(shared_to, family):
         standing.deprecate(shared_to, [oldest], "nowhere")
 
 
+def test_whoever_uses_a_deprecated_image_is_told_what_to_use(to, raw_disk, caplog):
+    image = operations.import_image(to, raw_disk)
+    successor = operations.import_image(to, raw_disk, name="two")
+    standing.deprecate(to, [image], "two")
+
+    operations.export_image(to, image, raw_disk.with_name("out.raw"))
+    operations.export_image(to, successor, raw_disk.with_name("two.raw"))
+
+    (notice,) = [record.getMessage() for record in caplog.records if record.name == "darkroom"]
+    assert notice.startswith("image one has been deprecated since 2")
+    assert notice.endswith(f"use image {successor} instead")
+
+
 def test_a_deactivated_image_cannot_be_read_until_it_is_activated(to, raw_disk):
     image = operations.import_image(to, raw_disk)
     assert outcomes(standing.deactivate(to, ["one", image])) == ["changed", "unchanged"]
