@@ -71,7 +71,7 @@ def edit(to, image, columns):
 
 def events(to, operation):
     with to.catalog.transaction() as connection:
-        query = "SELECT outcome, reason FROM events WHERE operation = %s ORDER BY id"
+        query = "SELECT outcome, reason FROM events WHERE operation = %s AND outcome = 'done' ORDER BY id"
         return [(row["outcome"], row["reason"]) for row in connection.execute(query, (operation,))]
 
 
