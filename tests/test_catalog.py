@@ -199,6 +199,26 @@ def test_an_image_is_found_by_id_prefix_or_name(catalog):
             images.find(catalog, reference)
 
 
+BEGINNINGS = """abcd ABCDEF01- abcdef01-2345-6 abcdef012345 abcdef01-2345-6789-abcd-ef01234567
+    abcdef01-2345-6789-abcd-ef0123456789 abcdef0123456789abcdef0123456789"""
+OTHERS = """abc abc- abcd- abcdef012345- -abcd abcdef01--2345 abcdef02 abcdef00ffff
+    abcdef0123456789abcdef01234567890 abcg ----"""
+
+
+def test_a_prefix_is_the_beginning_of_an_id_with_its_dashes_or_without_any(catalog, operator):
+    with operator.transaction() as connection:
+        connection.execute(
+            "INSERT INTO images (id, name, type, source, request, project_id) "
+            "SELECT 'abcdef01-2345-6789-abcd-ef0123456789', 'one', 'system', '', '{}', id FROM projects"
+        )
+
+    for prefix in BEGINNINGS.split():
+        assert images.find(catalog, prefix)["name"] == "one", prefix
+    for prefix in OTHERS.split():
+        with pytest.raises(images.ImageMissingError):
+            images.find(catalog, prefix)
+
+
 def test_a_prefix_of_two_images_is_ambiguous(catalog, operator):
     with operator.transaction() as connection:
         for name in ("a", "b"):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from darkroom.catalog import Catalog, create_project, listing
+from darkroom.catalog import Catalog, create_project, images, listing
 from darkroom.catalog.listing import Filter
 from tests import operations
 
@@ -177,6 +177,20 @@ def test_a_page_at_any_depth_reads_the_rows_of_a_page(shared_to, many, order, di
 
     assert rows_visited(plan["Plan"]) <= 4 * 20
     assert json.dumps(plan).count('"Seq Scan"') == 0
+
+
+@pytest.mark.parametrize("digits", [4, 8, 13, 35])
+def test_a_prefix_of_an_id_is_found_by_the_primary_key(shared_to, many, digits):
+    """Under row-level security, among thousands of images, and as the planner chooses."""
+    bounds = images._ids_with(many[:digits])
+    with shared_to.catalog.transaction() as connection:
+        query = b"EXPLAIN (ANALYZE, FORMAT JSON) " + images._BY_PREFIX.as_bytes(connection)
+        (plan,) = next(iter(connection.execute(query, bounds).fetchone().values()))
+
+    assert "images_pkey" in json.dumps(plan)
+    assert json.dumps(plan).count('"Seq Scan"') == 0
+    assert rows_visited(plan["Plan"]) <= 10
+    assert str(images.find(shared_to.catalog, many[:13])["id"]) == many
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from darkroom.catalog import Catalog, Connection, Row, note
 from darkroom.errors import ConflictError, MissingError, RefusedError
 
 _MINIMUM_PREFIX = 4
+_DIGITS = 32
 
 
 class ImageMissingError(MissingError):
@@ -72,6 +73,8 @@ def create(connection: Connection, columns: dict[str, Any], tags: dict[str, str]
 
 # The operator may do what owners may.
 _SEEN = sql.SQL("SELECT i.*, coalesce(i.project_id = (SELECT current_project()), true) AS own FROM images i ")
+# A range of the primary key: unlike the text of an id, it may be looked up before a policy is asked.
+_BY_PREFIX = _SEEN + sql.SQL("WHERE i.id BETWEEN %s AND %s ORDER BY i.id LIMIT 2")
 
 
 def get(catalog: Catalog, image: str | UUID) -> Row:
@@ -93,10 +96,8 @@ def find(catalog: Catalog, reference: str) -> Row:
     """
     with catalog.transaction() as connection:
         rows = _by_id(connection, reference) or _by_name(connection, reference) or _by_family(connection, reference)
-        prefix = reference.lower()
-        if not rows and len(prefix) >= _MINIMUM_PREFIX and set(prefix) <= set("0123456789abcdef-"):
-            query = _SEEN + sql.SQL("WHERE i.id::text LIKE %s ORDER BY i.id LIMIT 2")
-            rows = connection.execute(query, (prefix + "%",)).fetchall()
+        if not rows and (bounds := _ids_with(reference)):
+            rows = connection.execute(_BY_PREFIX, bounds).fetchall()
     if not rows:
         raise ImageMissingError(reference)
     if len(rows) > 1 and not (rows[0]["own"] and reference in (rows[0]["name"], rows[0]["family"])):
@@ -167,6 +168,17 @@ def _by_id(connection: Connection, reference: str) -> list[Row]:
     except ValueError:
         return []
     return connection.execute(_SEEN + sql.SQL("WHERE i.id = %s"), (image,)).fetchall()
+
+
+def _ids_with(prefix: str) -> tuple[UUID, UUID] | None:
+    """The first and the last id that begin so, with its dashes or without any; None if none can, or too many."""
+    digits = prefix.lower().replace("-", "")
+    if not _MINIMUM_PREFIX <= len(digits) <= _DIGITS or set(digits) - set("0123456789abcdef"):
+        return None
+    first, last = UUID(digits.ljust(_DIGITS, "0")), UUID(digits.ljust(_DIGITS, "f"))
+    if "-" in prefix and not str(first).startswith(prefix.lower()):
+        return None
+    return first, last
 
 
 def _by_family(connection: Connection, family: str) -> list[Row]:
