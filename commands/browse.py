@@ -48,7 +48,8 @@ def list_(options: argparse.Namespace) -> int:
         return 0
     for row in rows:
         row["status"] += " (deprecated)" if row["deprecated_at"] else ""
-    print_table(rows, _COLUMNS)
+    with_owner = which.whose == "shared" or any(row["owner"] for row in rows)
+    print_table(rows, (*_COLUMNS, "owner") if with_owner else _COLUMNS)
     if len(rows) == options.limit:
         print(f"there may be more: --marker {rows[-1]['id']}", file=sys.stderr)
     return 0
@@ -65,7 +66,8 @@ def show(options: argparse.Namespace) -> int:
     ]
     last = detail["proof"]
     proof = last and f"{last['how'] or last['reason']}, {last['seconds']:.1f} s"
-    shown = {**public({**row, "tags": detail["tags"]}), "boot_proof": proof, "disks": disks, "packs": detail["packs"]}
+    image = public({**row, "tags": detail["tags"], "owner": detail["owner"]})
+    shown = {**image, "boot_proof": proof, "disks": disks, "packs": detail["packs"]}
     if options.json:
         print(json.dumps(shown))
         return 0
@@ -93,12 +95,13 @@ def check_(options: argparse.Namespace) -> int:
 
 
 def public(row: Row) -> dict[str, Any]:
-    """An image's row as JSON for people and scripts: no keys, no internals."""
+    """An image's row as JSON for people and scripts: no keys, no internals. `owner` is null for the project's own."""
     names = ("name", "status", "type", "description", "source", "source_format")
     sizes = ("virtual_size", "allocated_size", "stored_size", "new_size")
     return {
         "id": str(row["id"]),
         **{name: row[name] for name in names},
+        "owner": row["owner"],
         "encrypted": row["key_name"] is not None,
         "key": row["key_name"],
         **{name: row[name] for name in sizes},

@@ -7,6 +7,8 @@ import pytest
 from commands.main import main
 from darkroom import sharing
 from darkroom.catalog import Catalog
+from darkroom.settings import Settings
+from darkroom.systems import open_systems
 from tests import operations
 from tests.conftest import make_disk
 
@@ -72,3 +74,23 @@ def test_shares_are_listed_on_both_sides(run, to, tmp_path):
     assert (theirs["image_id"], theirs["owner"], theirs["encrypted"]) == (image, "default", True)
     assert image in run("shares", "--incoming")[1]
     assert run("shares", "--project", "default")[1].splitlines()[1].split()[:4] == [image, "one", "acme", "pending"]
+
+
+def test_a_list_tells_who_owns_what_is_shared_and_of_own_images_nothing(run, to, tmp_path):
+    run("project", "create", "acme")
+    image = operations.import_image(to, make_disk(tmp_path / "disk.raw", size=1 << 20), name="web-1")
+    sharing.share(to, image, "acme")
+    with open_systems(Settings(project="acme")) as acme:
+        sharing.accept(acme, image)
+        operations.image_row(acme, "own")
+
+    header, *lines = run("list", "--project", "acme", "--sort", "name")[1].splitlines()
+    assert [line.split()[-1] for line in (header, *lines)] == ["OWNER", "-", "default"]
+    assert {row["name"]: row["owner"] for row in json.loads(run("list", "--json", "--project", "acme")[1])} == {
+        "own": None,
+        "web-1": "default",
+    }
+    assert json.loads(run("show", "web-1", "--json", "--project", "acme")[1])["owner"] == "default"
+    for arguments in (("--project", "default"), ("--project", "acme", "--own")):
+        assert "OWNER" not in run("list", *arguments)[1]
+    assert run("list", "--project", "default", "--shared")[1].split()[-1] == "OWNER"

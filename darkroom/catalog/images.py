@@ -190,7 +190,7 @@ def _by_family(connection: Connection, family: str) -> list[Row]:
 
 
 def detail(catalog: Catalog, image: UUID) -> Row:
-    """What belongs to an image beside its row: tags, disks, number of packs, lease."""
+    """What belongs to an image beside its row: tags, disks, number of packs, lease; its owner if that shares it."""
     with catalog.transaction() as connection:
 
         def rows(query: str) -> list[Row]:
@@ -198,6 +198,7 @@ def detail(catalog: Catalog, image: UUID) -> Row:
 
         return {
             "tags": {row["key"]: row["value"] for row in rows("SELECT * FROM tags WHERE image_id = %s")},
+            "owner": next((row["owner"] for row in rows("SELECT owner FROM incoming() WHERE image_id = %s")), None),
             "disks": rows("SELECT * FROM disks WHERE image_id = %s ORDER BY number"),
             "packs": rows("SELECT count(*) AS n FROM refs WHERE image_id = %s")[0]["n"],
             "proof": next(iter(rows("SELECT how, reason, seconds FROM proofs WHERE image_id = %s")), None),
