@@ -9,6 +9,7 @@ from typing import Any
 from commands import filters, meter
 from darkroom import check
 from darkroom.catalog import Row, images, listing
+from darkroom.printable import printable
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
@@ -139,4 +140,4 @@ def _text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, dict | list):
         return json.dumps(value)
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))

@@ -10,6 +10,7 @@ from commands import meter
 from commands.flow import run_flow
 from commands.transfer import summary, tags
 from darkroom.catalog import images
+from darkroom.printable import printable
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
@@ -89,6 +90,5 @@ def proof(options: argparse.Namespace) -> int:
         return 0
     print(f"{row['name']}: {result['how']}; {result['seconds']} s, at {result['at'][:19]}", file=sys.stderr)
     if options.serial:
-        # A guest's words could steer a terminal: only what is printed as such goes out.
-        print("".join(letter for letter in result["serial"] if letter.isprintable() or letter == "\n"))
+        print(printable(result["serial"], kept="\n"))
     return 0

@@ -1,7 +1,9 @@
 """`darkroom server`: servers from images, on compute hosts."""
 
 import argparse
+import codecs
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from commands import meter
 from commands.browse import print_table
 from commands.flow import run_flow
+from darkroom.printable import printable
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
 
@@ -128,16 +131,17 @@ def delete(options: argparse.Namespace) -> int:
 
 
 def console(options: argparse.Namespace) -> int:
-    """Print the console from its beginning."""
+    """Print the console from its beginning, without what would steer the terminal."""
     from darkroom import servers  # noqa: PLC0415
 
     with open_systems(Settings()) as systems:
         path = servers.console(systems, options.server)
-    with open(path, "rb") as file:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    # Its folder is that of QEMU's account, whose links are not to be followed.
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         while True:
             data = file.read(1 << 16)
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            print(printable(decoder.decode(data), kept="\n\t"), end="", flush=True)
             if not data:
                 if not options.follow:
                     return 0

@@ -13,10 +13,13 @@ changes its meaning. An error reads
     code: which: what; expected …, found …; remedy
 
 in one line, and holds no key, no plaintext and no credential. The fields are positional, so that errors
-survive pickling between a worker and its flow.
+survive pickling between a worker and its flow. What is not printable is left out of the line: others may have
+written what was found.
 """
 
 from typing import ClassVar
+
+from darkroom.printable import printable
 
 
 class DarkroomError(Exception):
@@ -39,7 +42,7 @@ class DarkroomError(Exception):
         compared = [f"expected {self.expected}"] if self.expected else []
         compared += [f"found {self.found}"] if self.found else []
         parts = [f"{self.code}: {self.which}: {self.what}", ", ".join(compared), self.remedy]
-        return " ".join("; ".join(part for part in parts if part).split())
+        return printable(" ".join("; ".join(part for part in parts if part).split()))
 
 
 class RefusedError(DarkroomError):

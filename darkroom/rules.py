@@ -29,7 +29,7 @@ RESERVED = frozenset({*SETTINGS, "architecture", "os_type", "os_version", "sourc
 """Names with a meaning of their own, which no property of people's own may take."""
 NAME_PATTERN = r"^[A-Za-z0-9._-]([A-Za-z0-9 ._-]{0,126}[A-Za-z0-9._-])?$"
 _CUSTOM = re.compile(r"[a-z][a-z0-9_.:-]{0,63}")
-_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f]*")
+_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f]*")
 
 
 class NameInvalidError(RefusedError):
@@ -135,7 +135,7 @@ def check_family(name: str) -> None:
 
 def check_description(text: str) -> None:
     """Raise DescriptionError unless `text` can be a description."""
-    if len(text) > MAX_DESCRIPTION or set(text) & set("\r\n<>"):
+    if len(text) > MAX_DESCRIPTION or set(text) & set("<>") or not _ONE_LINE.fullmatch(text):
         raise DescriptionError(repr(text[:40]), "", f"{len(text)} characters")
 
 

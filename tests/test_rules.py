@@ -24,7 +24,7 @@ def test_a_description_within_the_rules_is_accepted(text):
     rules.check_description(text)
 
 
-@pytest.mark.parametrize("text", ["x" * 1025, "a\nb", "a\rb", "<b", "b>"])
+@pytest.mark.parametrize("text", ["x" * 1025, "a\nb", "a\rb", "<b", "b>", "\x1b[2J", "\x9b2J"])
 def test_a_description_outside_the_rules_is_refused(text):
     with pytest.raises(rules.DescriptionError, match=r"^description-invalid: "):
         rules.check_description(text)

@@ -39,7 +39,12 @@ def test_a_server_and_a_volume_from_first_to_last_by_commands(to, compute_host, 
     shown = json.loads(darkroom("server", "show", "web-1", "--json"))
     assert (shown["id"], shown["state"]) == (made, "running")
     assert [disk["volume"] for disk in shown["disks"]] == [None, "data-1"]
-    assert expected in darkroom("server", "console", "web-1")
+    with open(compute_host.server(made) / "console.log", "ab") as console:
+        console.write("\x1b]52;c;cm0gLXJm\x07é\x9b31m".encode())  # as a guest that wants to steer the terminal would
+    printed = darkroom("server", "console", "web-1")
+    assert expected in printed
+    assert "é" in printed
+    assert not set(printed) & set("\x1b\x07\x9b")
     darkroom("server", "screenshot", "web-1", tmp_path / "screen.png")
     assert (tmp_path / "screen.png").read_bytes().startswith(b"\x89PNG")
     assert "data-1" in darkroom("volume", "list")
