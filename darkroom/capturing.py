@@ -14,7 +14,7 @@ from uuid import UUID
 
 from darkroom import creation, reading, rules
 from darkroom.catalog import Row, images, servers
-from darkroom.compute import atrest, backup, connection, domain, hosts
+from darkroom.compute import atrest, backup, connection, domain, hosts, throwaway
 from darkroom.compute.backup import Disk
 from darkroom.errors import ConflictError, DarkroomError, MissingError
 from darkroom.model import Reader
@@ -102,9 +102,10 @@ def _find(to: Systems, request: CaptureRequest) -> tuple[hosts.Host, UUID]:
         host = hosts.find(to.catalog, request.host)
     with connection.open(host.uri) as libvirt:
         uuid = domain.find(libvirt, request.server)
+        passing = domain.lookup(libvirt, uuid).name().startswith(throwaway.PREFIX)
     with to.catalog.transaction() as transaction:
         found = transaction.execute("SELECT is_server(%s) AS taken", (uuid,)).fetchone()
-    if found and found["taken"]:  # it is another project's
+    if passing or (found and found["taken"]):  # it is, or may be, another project's
         raise connection.DomainMissingError(request.server)
     return host, uuid
 

@@ -14,7 +14,7 @@ import pytest
 from darkroom import capturing, creation, deleting, reading
 from darkroom.capturing import CaptureRequest
 from darkroom.catalog import Catalog, create_project, images, uploads
-from darkroom.compute import atrest, backup, connection, domain, hosts
+from darkroom.compute import atrest, backup, connection, domain, hosts, throwaway
 from darkroom.compute.domain import Disk, Domain
 from darkroom.errors import DarkroomError
 from darkroom.model import CHUNK_SIZE, MiB
@@ -28,7 +28,7 @@ def server(host, tmp_path, qemu_img):
     """Make a domain without a system: what its guest writes, `write` does. It is removed at the end."""
     made = []
 
-    def make(formats=("qcow2", "qcow2"), start=True, content=None):
+    def make(formats=("qcow2", "qcow2"), start=True, content=None, name=None):
         disks = []
         for number, format in enumerate(formats):
             raw = tmp_path / f"{len(made)}-{number}.raw"
@@ -39,7 +39,7 @@ def server(host, tmp_path, qemu_img):
                 path = raw.with_suffix("." + format)
                 qemu_img("convert", "-f", "raw", "-O", format, raw, path)
             disks.append(Disk(path, format, f"vd{'abc'[number]}"))
-        made.append(Domain(uuid4(), f"web-{len(made)}", tuple(disks), "tcg", memory=32))
+        made.append(Domain(uuid4(), name or f"web-{len(made)}", tuple(disks), "tcg", memory=32))
         host.defineXML(domain.xml(made[-1]))
         if start:
             domain.start(host, made[-1])
@@ -338,12 +338,14 @@ def test_a_disk_that_another_job_works_on_is_busy(to, host, server, tmp_path):
 def test_the_capture_of_an_encrypted_server_is_encrypted(to, host, server, catalog_url):
     """A server of ours: its rows say which key its disks are under."""
     made = server(formats=("qcow2",), start=False)
-    with to.catalog.transaction() as transaction:
+    with Catalog(catalog_url, None) as operator, operator.transaction() as transaction:
         transaction.execute(
-            """INSERT INTO servers (id, name, host, image_id, cpus, memory, boot_mode, network, request)
-            VALUES (%s, 'mine', 'kvm1', gen_random_uuid(), 1, 64, 'bios', '', '{}')""",
+            """INSERT INTO servers (id, project_id, name, host, image_id, cpus, memory, boot_mode, network, request)
+            SELECT %s, id, 'mine', 'kvm1', gen_random_uuid(), 1, 64, 'bios', '', '{}'
+            FROM projects WHERE name = 'default'""",
             (made.uuid,),
         )
+    with to.catalog.transaction() as transaction:
         transaction.execute(
             """INSERT INTO server_disks (host, server_id, target, size, image_id, image_disk, manifest_digest, key_name)
             VALUES ('kvm1', %s, 'vda', 1, gen_random_uuid(), 0, '', 'gold')""",
@@ -355,7 +357,7 @@ def test_the_capture_of_an_encrypted_server_is_encrypted(to, host, server, catal
     assert images.get(to.catalog, image)["key_name"] == "gold"
 
 
-def test_the_server_of_another_project_is_not_there(to, host, server, catalog_url):
+def test_the_guests_of_other_projects_are_not_there(to, host, server, catalog_url):
     made = server(formats=("qcow2",), start=False)
     with Catalog(catalog_url, None) as operator, operator.transaction() as transaction:
         create_project(transaction, "stranger")
@@ -366,6 +368,8 @@ def test_the_server_of_another_project_is_not_there(to, host, server, catalog_ur
             (made.uuid,),
         )
 
-    for reference in (made.name, str(made.uuid), "theirs"):
+    passing = server(formats=("qcow2",), start=False, name=f"{throwaway.PREFIX}1")
+
+    for reference in (made.name, str(made.uuid), "theirs", passing.name, str(passing.uuid)):
         with pytest.raises(connection.DomainMissingError):
             capturing.register(to, CaptureRequest(server=reference, name="golden"))

@@ -220,6 +220,10 @@ def test_rows_that_point_at_another_projects_are_refused(full, account, operator
             "INSERT INTO inboxes VALUES (%(owner)s, 'k', '', '')",
             "INSERT INTO trusts VALUES (%(owner)s, current_project())",
             "INSERT INTO events (project_id, operation, outcome) VALUES (%(owner)s, 'x', 'done')",
+            "INSERT INTO servers (id, name, host, image_id, cpus, memory, boot_mode, network, request)"
+            " VALUES (gen_random_uuid(), 'mine', 'h', %(mine)s, 1, 1, 'bios', '', '{}')",
+            "UPDATE servers SET id = gen_random_uuid()",
+            "UPDATE server_disks SET image_id = %(image)s",
         ):
             with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.CheckViolation)):
                 connection.execute(statement, {**ids, "mine": image, "my_scope": scope})

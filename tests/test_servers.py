@@ -236,15 +236,14 @@ def test_a_rotated_key_still_opens_the_disks_that_are_under_it(to, host, small_d
     assert says(host, server, 2) == {expected}
 
 
-def test_tending_starts_the_keeper_and_removes_what_was_given_up(to, host, small_disk):
+def test_tending_starts_the_keeper_and_removes_what_was_given_up(to, host, small_disk, catalog_url):
     expected = image_of(to, small_disk, endless=True)
     server = create(to)
     begun = servers.register(to, request_for(name="web-2"))
+    with Catalog(catalog_url, None) as operator, operator.transaction() as transaction:
+        query = "UPDATE servers SET created_at = now() - interval '2 days', holder = 'other boot 1 1' WHERE id = %s"
+        transaction.execute(query, (begun["server"],))
     with to.catalog.transaction() as transaction:
-        transaction.execute(
-            "UPDATE servers SET created_at = now() - interval '2 days', holder = 'other boot 1 1' WHERE id = %s",
-            (begun["server"],),
-        )
         assert servers.given_up(transaction) == []  # on another host, for all that is known
         transaction.execute(
             "UPDATE servers SET holder = %s WHERE id = %s", (f"{os.uname().nodename} boot 1 1", begun["server"])

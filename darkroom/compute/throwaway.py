@@ -22,6 +22,8 @@ from darkroom.compute.domain import Disk, Domain
 from darkroom.errors import DarkroomError
 from darkroom.model import KiB, MiB
 
+PREFIX = "darkroom-proof-"
+"""What the names of these guests begin with."""
 SERIAL_LIMIT = 64 * KiB
 """What is kept of the serial port's output, in bytes: the last."""
 _WRITES_PER_SECOND = 64 * MiB
@@ -129,7 +131,7 @@ def running(
         own(libvirt_host, terminal)
         made = Domain(
             uuid,
-            f"darkroom-proof-{uuid.hex[:8]}",
+            f"{PREFIX}{uuid.hex[:8]}",
             tuple(disks),
             "kvm" if host.accelerator == "kvm" else "tcg",
             cpus=2,
