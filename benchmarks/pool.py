@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ class Pool:
 
     def run(self, flow: str, **request: Any) -> str:
         """Ask for a run; its id."""
-        deployment = self.ask(f"/deployments/name/{flow}/default", method="GET")
+        title = urllib.parse.quote(flow.replace("-", " ").capitalize())
+        deployment = self.ask(f"/deployments/name/{flow}/{title}", method="GET")
         asked = f"/deployments/{deployment['id']}/create_flow_run"
         return str(self.ask(asked, {"parameters": {"request": request}})["id"])
 

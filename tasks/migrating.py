@@ -15,7 +15,7 @@ from tasks.policy import POLICY
 from tasks.progress import reported
 from tasks.systems import Blocks, opened
 
-HELPER = "help-migration/default"
+HELPER = "help-migration/Help migration"
 
 
 @task(name="register table", **POLICY)

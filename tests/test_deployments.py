@@ -59,12 +59,13 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, apply
     apply()
     apply()  # which changes nothing
     asked = json.dumps({"source": str(raw_disk), "name": "web-1", "key": "gold"})
-    prefect("deployment", "run", "import-image/default", "--param", f"request={asked}")
+    prefect("deployment", "run", "import-image/Import image", "--param", f"request={asked}")
     prefect("worker", "start", "--pool", "darkroom", "--run-once")
 
     url = prefect_server.ensure(prefect_folder)
     password = prefect_server.password(prefect_folder)
     made = found(f"{url}/deployments/filter", password)
+    assert sorted(one["name"].lower().replace(" ", "_") for one in made) == sorted(flows())
     assert sorted(one["entrypoint"] for one in made) == sorted(f"flows.{name}.{name}" for name in flows())
     assert [one["name"] for one in made if one["pull_steps"] or not one["description"] or not one["tags"]] == []
     assert {"darkroom-catalog", "darkroom-object-store", "darkroom-key-manager", "darkroom-project"} <= {

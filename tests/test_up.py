@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -57,7 +58,8 @@ class Service:
         raise TimeoutError(path)
 
     def deployment(self, name: str) -> dict:
-        return self.ask(f"/deployments/name/{name}/default", method="GET")
+        title = urllib.parse.quote(name.replace("-", " ").capitalize())
+        return self.ask(f"/deployments/name/{name}/{title}", method="GET")
 
     def run(self, flow: str, /, **request) -> str:
         asked = f"/deployments/{self.deployment(flow)['id']}/create_flow_run"
