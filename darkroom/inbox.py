@@ -5,7 +5,7 @@ project; the public one is in the catalog, for whoever shares with it.
 """
 
 from darkroom import crypto
-from darkroom.catalog import Catalog, Connection, Row, wraps
+from darkroom.catalog import Catalog, Connection, Row, images, wraps
 from darkroom.keys import KeyManager
 
 
@@ -45,6 +45,7 @@ def move(catalog: Catalog, keys: KeyManager, key: str, *, renew: bool = False) -
             "UPDATE inboxes SET key_name = %s, public_key = %s, wrapped = %s WHERE project_id = current_project()",
             (key, public, wrapped),
         )
+        images.record_event(connection, "move-inbox", None, "done", f"{key}{': a new one' if renew else ''}")
 
 
 def _found(connection: Connection) -> Row | None:

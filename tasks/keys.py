@@ -17,6 +17,22 @@ def rekey(image: str, key: str, blocks: Blocks) -> dict[str, Any]:
         return rekeying.rekey(systems, image, key)
 
 
+@task(name="create-key", **POLICY)
+def create(key: str, blocks: Blocks) -> dict[str, Any]:
+    """Make a key."""
+    with opened(blocks) as systems:
+        keyring.create(systems, key)
+        return {"key": key, "state": systems.keys.find(key).state}
+
+
+@task(name="switch-key", **POLICY)
+def set_enabled(key: str, enabled: bool, blocks: Blocks) -> dict[str, Any]:
+    """Allow or forbid every use of a key."""
+    with opened(blocks) as systems:
+        keyring.set_enabled(systems, key, enabled)
+        return {"key": key, "state": systems.keys.find(key).state}
+
+
 @task(name="rotate", **POLICY)
 def rotate(key: str, blocks: Blocks) -> dict[str, Any]:
     """Re-wrap all that is under a key by a new version of it."""

@@ -17,6 +17,7 @@ from flows.cancel_image import cancel_image
 from flows.capture_server import capture_server
 from flows.check_images import check_images
 from flows.collect_garbage import collect_garbage
+from flows.create_key import create_key
 from flows.create_server import create_server
 from flows.create_volume import create_volume
 from flows.deactivate_images import deactivate_images
@@ -25,10 +26,13 @@ from flows.delete_server import delete_server
 from flows.delete_volume import delete_volume
 from flows.deprecate_images import deprecate_images
 from flows.detach_volume import detach_volume
+from flows.disable_key import disable_key
+from flows.enable_key import enable_key
 from flows.export_image import export_image
 from flows.import_image import import_image
 from flows.migrate_images import migrate_images
 from flows.modify_images import modify_images
+from flows.move_inbox import move_inbox
 from flows.parameters.transfer import ExportImage, ImportImage
 from flows.prove_boot import prove_boot
 from flows.prove_oldest import prove_oldest
@@ -45,6 +49,7 @@ from flows.start_server import start_server
 from flows.stop_server import stop_server
 from flows.tag_images import tag_images
 from flows.tend_servers import tend_servers
+from flows.trust_owner import trust_owner
 from flows.unshare_image import unshare_image
 
 MANAGED = [modify_images, tag_images, deprecate_images, deactivate_images, activate_images]
@@ -78,6 +83,11 @@ FLOWS = [
     replicate_image,
     rekey_image,
     rotate_key,
+    create_key,
+    disable_key,
+    enable_key,
+    move_inbox,
+    trust_owner,
     capture_server,
     prove_boot,
     prove_oldest,
@@ -128,7 +138,8 @@ def test_only_what_has_no_sensible_default_is_required(flow):
         {"MigrateImages": ["source"], "SystemBlocks": []},
         {"ReplicateImage": ["image", "name"], "SystemBlocks": []},
         {"RekeyImage": ["image", "key"], "SystemBlocks": []},
-        {"RotateKey": ["key"], "SystemBlocks": []},
+        *({form: ["key"], "SystemBlocks": []} for form in ("RotateKey", "CreateKey", "SwitchKey", "MoveInbox")),
+        {"TrustOwner": ["owner"], "SystemBlocks": []},
         *({form: ["images"], "SystemBlocks": []} for form in IMAGES_FORMS),
         *({form: [], "SystemBlocks": []} for form in ("ReportImages", "ApplyPolicy", "CheckImages")),
         {"CreateServer": ["image", "name"], "SystemBlocks": []},

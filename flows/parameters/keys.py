@@ -48,6 +48,25 @@ class RekeyImage(Form):
     blocks: SystemBlocks = blocks()
 
 
+class CreateKey(Form):
+    """Make a key to encrypt images under."""
+
+    key: Annotated[str, by(rules.check_name)] = Field(
+        title="Name of the key",
+        description="Unique in the project",
+        max_length=rules.MAX_NAME,
+        json_schema_extra={"pattern": rules.NAME_PATTERN},
+    )
+    blocks: SystemBlocks = blocks()
+
+
+class SwitchKey(Form):
+    """Forbid every use of a key, or allow it again."""
+
+    key: str = Field(title="Key", description="A key of the key manager", min_length=1)
+    blocks: SystemBlocks = blocks()
+
+
 class RotateKey(Form):
     """Make a new version of a key, re-wrap all that is under it, and destroy the old version."""
 
