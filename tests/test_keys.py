@@ -122,7 +122,7 @@ def test_a_disabled_key_is_refused_for_every_use_until_it_is_enabled(key_manager
         lambda: key_manager.begin_rotation("gold"),
         lambda: keys.require_usable(key_manager, "gold"),
     ):
-        with pytest.raises(KeyDisabledError, match="key enable"):
+        with pytest.raises(KeyDisabledError, match="`darkroom key enable gold`"):
             use()
     assert key_manager.find("gold").state == "disabled"
     key_manager.set_enabled("gold", True)

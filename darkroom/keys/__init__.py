@@ -5,6 +5,7 @@ context (purpose, project, image or scope): under others it does not unwrap. It 
 made it (one byte of length, then the version's id), so that a rotation can tell what is still under an older one.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,7 +38,9 @@ class KeyDisabledError(RefusedError):
 
     code = "key-disabled"
     what = "the key may not be used now"
-    default_remedy = "enable it with `darkroom key enable NAME`"
+
+    def __init__(self, which: str, expected: str = "", found: str = "", remedy: str = "") -> None:
+        super().__init__(which, expected, found, remedy or f"enable it with `darkroom key enable {shlex.quote(which)}`")
 
 
 class KeyForbiddenError(RefusedError):
