@@ -12,7 +12,9 @@ def each(
 ) -> list[dict[str, Any]]:
     """Run the step for each name; where it is refused, its result is the code of the error and its message.
 
-    A single one is no batch: its error is raised. `kind` is what the names name, in such a result.
+    What may pass by itself, such as a catalog that is down, is no refusal: it is raised, once the step has been tried
+    as often as its policy says; then the whole is run again. A single one is no batch: its error is raised. `kind` is
+    what the names name, in such a result.
     """
     if len(names) == 1:
         return [step(names[0], blocks)]
@@ -23,4 +25,6 @@ def _result(step: Callable[[str, Blocks], dict[str, Any]], name: str, blocks: Bl
     try:
         return step(name, blocks)
     except DarkroomError as error:
+        if error.retryable:
+            raise
         return {kind: name, "name": name, "outcome": error.code, "message": str(error)}

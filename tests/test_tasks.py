@@ -18,9 +18,9 @@ from flows.export_image import export_image
 from flows.import_image import import_image
 from flows.parameters.base import SystemBlocks
 from flows.parameters.transfer import ExportImage, ImportImage
-from tasks import progress
+from tasks import batch, progress
 from tasks.policy import POLICY
-from tasks.systems import opened
+from tasks.systems import Blocks, opened
 from tests.conftest import make_disk
 
 AT_ONCE = {**POLICY, "retry_delay_seconds": 0}
@@ -66,6 +66,46 @@ def test_a_step_is_not_tried_again_after_any_other_error(prefect_api, error):
     assert state.is_failed()
     assert state.result(raise_on_failure=False) is error
     assert len(calls) == 1
+
+
+def run_batch(failures: int):
+    """Run a step for three names, of which the second is refused and the third meets what passes after so often."""
+    calls = []
+
+    @task(**AT_ONCE)
+    def step(name, _blocks):
+        calls.append(name)
+        if name == "two":
+            raise RefusedError(name)
+        if name == "three" and calls.count(name) <= failures:
+            raise UnavailableError("the catalog")
+        return {"image": name, "name": name, "outcome": "done"}
+
+    @flow(persist_result=False)
+    def operation():
+        return batch.each(step, ["one", "two", "three"], Blocks())
+
+    return operation(return_state=True), calls
+
+
+def test_of_a_batch_a_step_is_tried_again_after_an_error_that_can_pass(prefect_api):
+    state, calls = run_batch(failures=2)
+
+    assert [(row["name"], row["outcome"]) for row in state.result()] == [
+        ("one", "done"),
+        ("two", "refused"),
+        ("three", "done"),
+    ]
+    assert calls == ["one", "two", "three", "three", "three"]
+
+
+def test_a_batch_whose_system_stays_down_fails_and_has_no_result_of_it(prefect_api):
+    state, calls = run_batch(failures=99)
+    error = state.result(raise_on_failure=False)
+
+    assert isinstance(error, UnavailableError)
+    assert error.exit_code == 6
+    assert calls.count("three") == 1 + POLICY["retries"]
 
 
 def test_progress_becomes_an_artifact_of_the_step(prefect_api, monkeypatch):
