@@ -15,16 +15,21 @@ from darkroom import (
     reading,
     rekeying,
     replicating,
+    servers,
     sharing,
     standing,
     systems,
     tagging,
+    volumes,
 )
 from darkroom.catalog import Catalog, ProjectMissingError, create_project, images
+from darkroom.compute import hosts
 from darkroom.errors import DarkroomError
 from darkroom.replicating import ReplicateRequest
+from darkroom.servers import ServerRequest
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
+from darkroom.volumes import VolumeRequest
 from tests import operations
 from tests.conftest import make_disk
 
@@ -62,6 +67,8 @@ READS = {
         to, image, str(to.settings.home / f"{to.settings.project}.qcow2"), "qcow2", operations.quiet
     ),
     "replicate": lambda to, image: replicating.register(to, ReplicateRequest(image=image, name="copy", plain=True)),
+    "server": lambda to, image: servers.register(to, ServerRequest(image=image, name="guest")),
+    "volume": lambda to, image: volumes.register(to, VolumeRequest(image=image, name="data")),
     "data key": lambda to, image: systems.data_key(to, images.get(to.catalog, image)),
 }
 CHANGES = {
@@ -74,6 +81,11 @@ CHANGES = {
     "share": lambda to, image: sharing.share(to, image, "third"),
     "unshare": lambda to, image: sharing.unshare(to, image, "accepted"),
     "delete": deleting.delete,
+}
+ENDS = {
+    "restore": deleting.restore,
+    "purge": deleting.purge,
+    "cancel": deleting.cancel,
 }
 NEED_A_HOST = {
     "boot-test": lambda to, image: proving.prove(to, image, proving.ProofRequest(), operations.quiet),
@@ -90,6 +102,8 @@ def world(to, catalog_url, home, tmp_path):
     with Catalog(catalog_url, None) as operator, operator.transaction() as connection:
         for project in ("owner", *MEMBERS, "third"):
             create_project(connection, project)
+    with Catalog(catalog_url, None) as operator:
+        hosts.add(operator, hosts.Host("local", "test:///default", home / "host", "tcg", 1 << 30))
     opened, found = [], {}
     for project in ("owner", *MEMBERS, "third"):
         settings = dataclasses.replace(Settings(), project=project, keys_url=str(home / f"{project}.json"))
@@ -116,7 +130,19 @@ def shared(world, tmp_path, name="one"):
 
 def rows(catalog_url):
     """All that the catalog says of the owner's images and who their members are."""
-    tables = ("images", "tags", "disks", "refs", "packs", "chunks", "members", "wraps", "scopes")
+    tables = (
+        "server_disks",
+        "images",
+        "tags",
+        "disks",
+        "refs",
+        "packs",
+        "chunks",
+        "members",
+        "wraps",
+        "scopes",
+        "servers",
+    )
     with Catalog(catalog_url, None) as operator, operator.transaction() as connection:
         return {table: sorted(map(str, connection.execute(f"SELECT * FROM {table}"))) for table in tables}
 
@@ -136,7 +162,7 @@ def test_whoever_may_not_see_the_image_is_told_what_is_told_of_an_id_that_never_
     before = rows(catalog_url)
 
     for project in ("pending", "rejected", "stranger"):
-        for name, operation in {**READS, **CHANGES, **NEED_A_HOST}.items():
+        for name, operation in {**READS, **CHANGES, **ENDS, **NEED_A_HOST}.items():
             told = said(operation, world[project], image)
             assert told[0] == "image-not-found", (project, name)
             assert told == said(operation, world[project], NEVER_WAS), (project, name)
@@ -150,7 +176,7 @@ def test_an_accepted_member_reads_and_does_not_change(world, tmp_path, catalog_u
     image = shared(world, tmp_path)
     before = rows(catalog_url)
 
-    for name, operation in {**CHANGES, **NEED_A_HOST}.items():
+    for name, operation in {**CHANGES, **ENDS, **NEED_A_HOST}.items():
         assert said(operation, world["accepted"], image)[0] == "not-owner", name
     assert rows(catalog_url) == before
     for operation in READS.values():
@@ -181,6 +207,25 @@ def test_the_owner_may_do_all_but_answer(world, tmp_path):
         operation(world["owner"], image if name != "delete" else shared(world, tmp_path, "two"))
         if name == "deactivate":
             standing.activate(world["owner"], [image])
+    assert deleting.restore(world["owner"], "two", "three")["outcome"] == "restored"
+    assert deleting.cancel(world["owner"], "copy")["outcome"] == "cancelled"
+    deleting.delete(world["owner"], "three")
+    assert deleting.purge(world["owner"], "three")["outcome"] == "purged"
+
+
+def test_what_is_deleted_or_unfinished_is_there_for_its_owner_alone(world, tmp_path, catalog_url):
+    owner, deleted = world["owner"], shared(world, tmp_path)
+    unfinished = READS["replicate"](owner, deleted)["image"]
+    deleting.delete(owner, deleted)
+    before = rows(catalog_url)
+
+    for project in MEMBERS:
+        for image in (deleted, unfinished):
+            for name, operation in {**READS, **CHANGES, **ENDS, **NEED_A_HOST, **ANSWERS}.items():
+                told = said(operation, world[project], image)
+                assert told == said(operation, world[project], NEVER_WAS), (project, name)
+                assert told[0] == "image-not-found", (project, name)
+    assert rows(catalog_url) == before
 
 
 def test_the_operator_sees_and_maintains_and_has_no_keys(world, tmp_path, to):
@@ -190,7 +235,13 @@ def test_the_operator_sees_and_maintains_and_has_no_keys(world, tmp_path, to):
         assert images.find(operator.catalog, image)["own"]
         with pytest.raises(DarkroomError):
             open_bytes(operator, image)
+        unfinished = READS["replicate"](world["owner"], image)["image"]
+        assert deleting.cancel(operator, unfinished)["outcome"] == "cancelled"
         deleting.delete(operator, image)
+        assert deleting.restore(operator, image)["outcome"] == "restored"
+        assert batched(tagging.tag(operator, [image], {"kept": "yes"}, []))["outcome"] != "refused"
+        deleting.delete(operator, image)
+        assert deleting.purge(operator, image)["outcome"] == "purged"
     for project in ("owner", "accepted"):
         assert said(READS["read"], world[project], image)[0] in ("image-not-found", "not-readable")
 
