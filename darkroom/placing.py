@@ -92,10 +92,12 @@ class Place:
     boot_mode: Literal["bios", "uefi"]
     network: str
     queues: int
+    most_memory: int
+    """What all servers of the host may take together."""
 
 
-def place(connection: Connection, host: Host, image: Row, disks: list[Row], wanted: Any) -> Place:
-    """Decide for a `servers.ServerRequest`; raises the errors of this module."""
+def place(host: Host, image: Row, disks: list[Row], wanted: Any) -> Place:
+    """Decide for a `servers.ServerRequest`; raises the errors of this module. Whether there is memory, is not asked."""
     if image["type"] == "data":
         raise NotBootableError(image["name"], "a system image", "a data image")
     properties = image["properties"]
@@ -107,9 +109,11 @@ def place(connection: Connection, host: Host, image: Row, disks: list[Row], want
     mode = _boot_mode(image["name"], properties, disks[0], wanted.boot_mode)
     with compute.open(host.uri) as libvirt:
         network = _network(libvirt, properties, wanted.network)
-        _has_room(connection, libvirt, host, memory, image["allocated_size"] or 0)
+        with compute.errors("info"):
+            most = int(libvirt.getInfo()[1] * _RESERVED)
+    _require_storage(host, image["allocated_size"] or 0)
     queues = wanted.cpus if properties.get("multiqueue") else 1
-    return Place(memory, sizes, mode, network, queues)
+    return Place(memory, sizes, mode, network, queues, most)
 
 
 def _memory(name: str, properties: dict[str, Any], wanted: int) -> int:
@@ -162,14 +166,17 @@ def _hands_out_functions(text: str) -> bool:
     return forward is not None and forward.get("mode") == "hostdev"
 
 
-def _has_room(connection: Connection, libvirt: Any, host: Host, memory: int, data: int) -> None:
-    """Servers of all projects count. Disks are thin: what the image has as data must fit."""
-    with compute.errors("info"):
-        total = libvirt.getInfo()[1]
+def require_memory(connection: Connection, host: Host, place: Place) -> None:
+    """Raise HostFullError if the servers of all projects, with this one, would take more memory than they may."""
     row = connection.execute("SELECT memory_taken(%s) AS taken", (host.name,)).fetchone()
-    left = int(total * _RESERVED) - (row["taken"] if row else 0)
-    if memory > left:
-        raise HostFullError(host.name, f"{memory} MiB of memory", f"{max(left, 0)} MiB left of {total}")
+    left = place.most_memory - (row["taken"] if row else 0)
+    if place.memory > left:
+        found = f"{max(left, 0)} MiB left of {place.most_memory}"
+        raise HostFullError(host.name, f"{place.memory} MiB of memory", found)
+
+
+def _require_storage(host: Host, data: int) -> None:
+    """Disks are thin: what the image has as data must fit."""
     free = shutil.disk_usage(host.storage).free
     if data + _SLACK > free:
         raise HostFullError(host.name, f"{(data + _SLACK) // MiB} MiB of storage", f"{free // MiB} MiB free")

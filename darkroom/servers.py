@@ -89,7 +89,9 @@ def register(to: Systems, request: ServerRequest) -> dict[str, str]:
     reading.require_active(image)
     with to.catalog.transaction() as connection:
         disks = hostdisks.of_image(connection, image)
-        place = placing.place(connection, host, image, disks, request)
+    place = placing.place(host, image, disks, request)
+    with to.catalog.transaction() as connection:
+        placing.require_memory(connection, host, place)
         columns = {
             "name": request.name,
             "host": host.name,
