@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from darkroom import leftovers, ovf, qemu, rawdisk, reading
+from darkroom import leftovers, ovf, qemu, rawdisk, reading, rules
 from darkroom.catalog import Row, images
 from darkroom.systems import Systems
 
@@ -30,7 +30,7 @@ class Package:
 def folder_of(to: Systems, row: Row, parent: Path, format: str, progress: Progress) -> Iterator[Package]:
     """Write the files to a hidden folder in `parent`, which is removed at the end unless it was renamed.
 
-    Raises ConvertError, DamagedError.
+    Raises ConvertError, DamagedError, NameInvalidError.
     """
     folder = Path(tempfile.mkdtemp(prefix=leftovers.prefix(), dir=parent))
     try:
@@ -41,6 +41,7 @@ def folder_of(to: Systems, row: Row, parent: Path, format: str, progress: Progre
 
 
 def _written(to: Systems, row: Row, folder: Path, format: str, progress: Progress) -> Package:
+    rules.check_name(row["name"])  # it may be an image that another project shares, and names files here
     disks, files, done = [], [], 0
     for disk in images.disks(to.catalog, row["id"]):
         name = f"{row['name']}-disk{disk['number']}.{'vmdk' if format == 'stream' else format}"

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from darkroom import exporting, importing, ovf, reading
+from darkroom import exporting, importing, ovf, reading, rules
 from darkroom.catalog import images
 from darkroom.errors import DarkroomError
 from darkroom.model import MiB
@@ -143,6 +143,18 @@ def test_nothing_that_is_there_is_overwritten_and_nothing_is_left(to, disks, bui
         operations.export_image(to, image, tmp_path / "out.ova", "")
 
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_name_that_another_project_forged_writes_nothing_elsewhere(to, disks, build, tmp_path):
+    image = operations.import_image(to, build(disks))
+    with to.catalog.transaction() as connection:
+        connection.execute("UPDATE images SET name = '../../forged' WHERE id = %s", (image,))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+
+    with pytest.raises(rules.NameInvalidError):
+        operations.export_image(to, image, tmp_path / "a" / "b" / "out", "")
+
+    assert not list(tmp_path.rglob("*forged*"))
 
 
 def test_more_disks_than_one_controller_takes_stay_in_order():
