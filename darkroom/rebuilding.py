@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from darkroom import collect, crypto, keys, manifest, packs, sidecar, systems
+from darkroom import collect, crypto, keys, manifest, packs, references, sidecar, systems
 from darkroom.catalog import CatalogRefusedError, Connection, create_project, images
 from darkroom.errors import ConflictError, DamagedError, DarkroomError, UnavailableError
 from darkroom.store import Store
@@ -32,6 +32,15 @@ _KINDS = {
     "pack": re.compile(f"scopes/{_UUID}/packs/[0-9a-f]{{2}}/{_UUID}"),
     "image": re.compile(f"images/{_UUID}/image[.]json"),
 }
+
+# The tables whose rows go with an image. Of any other, such as that of hosts, a sidecar has nothing to say: the store
+# is not trusted, and this runs as the schema's owner.
+_BELONGING = """
+    SELECT t.relname AS name, a.attname AS id FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+    WHERE c.confrelid = 'images'::regclass AND c.contype = 'f' AND c.confdeltype = 'c'
+        AND t.relname NOT IN ('images', 'refs', 'leases', 'runs', 'sidecars')
+    ORDER BY t.relname"""
 
 
 class ScopeTakenError(ConflictError):
@@ -195,10 +204,14 @@ def _add_image(to: Systems, image: UUID, findings: list[str]) -> int:
         _insert_rows(connection, record, scope["id"], trusted, findings)
         for disk in record["disks"]:
             try:
-                _refer(connection, to.store, image, scope["id"], disk, data_key)
+                digest = _bytes(disk["manifest_digest"]) or None
+                table = manifest.read(to.store, image, disk["number"], digest)
+                if digest is None:
+                    raise manifest.ManifestInvalidError(f"image {image} disk {disk['number']}", "its own", "another")
+                references.refer(connection, to.store, table, scope["id"], data_key)
             except DamagedError as error:
                 findings.append(f"{error}; all packs of its scope are kept for it")
-                _refer_to_all(connection, image, scope["id"])
+                references.refer_to_all(connection, image, scope["id"])
         sidecar.write(to, connection, image)
     return 1
 
@@ -257,10 +270,9 @@ def _insert_rows(
         row["name"] = f"{row['name'][:100]}-{row['id'][:8]}"
         findings.append(f"image {row['id']}: named {row['name']}, since another one has its name")
     _insert(connection, "images", row)
-    for table, rows in record.items():
-        if isinstance(rows, list):
-            for one in rows:
-                _insert(connection, table, one)
+    for table in connection.execute(_BELONGING).fetchall():
+        for one in record.get(table["name"], []):
+            _insert(connection, table["name"], {**one, table["id"]: row["id"]})
 
 
 def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
@@ -274,66 +286,3 @@ def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
             "INSERT INTO {table} ({names}) SELECT {names} FROM jsonb_populate_record(NULL::{table}, %s)"
         )
         connection.execute(statement.format(table=sql.Identifier(table), names=names), (json.dumps(row),))
-
-
-def _refer(
-    connection: Connection, store: Store, image: UUID, scope: int, disk: dict[str, Any], data_key: bytes | None
-) -> None:
-    """References on all packs that a disk needs: where its manifest says, or where a chunk is now if it has moved."""
-    digest = disk["manifest_digest"]
-    table = manifest.read(store, image, disk["number"], _bytes(digest) if digest else None)
-    if not digest or (data_key is None and not _refer_to_listed(connection, image, table)):
-        raise manifest.ManifestInvalidError(f"image {image} disk {disk['number']}", "pages to read", "sealed ones")
-    if data_key is None:
-        return
-    lost = 0
-    for number in range(len(table.pages)):
-        refs = manifest.read_page(store, table, number, data_key)
-        places = [[ref.pack for ref in refs], [ref.offset for ref in refs]]
-        ids = [table.scope.chunk_id(ref.digest) for ref in refs]
-        row = connection.execute(_REFER, (*places, ids, scope, image)).fetchone()
-        lost += row["lost"] if row else 0
-    if lost:
-        raise manifest.ManifestInvalidError(f"image {image} disk {disk['number']}", "all chunks", f"{lost} missing")
-
-
-# A chunk is where the manifest says if there is a pack that lists it there, or not even a trailer to tell; else where
-# the index has it.
-_REFER = """
-    WITH named AS (
-        SELECT * FROM unnest(%s::uuid[], %s::integer[], %s::bytea[]) AS n (pack, position, id)
-    ), placed AS (
-        SELECT DISTINCT n.id, coalesce(p.id, c.pack_id) AS pack,
-            CASE WHEN p.id IS NULL THEN c.position ELSE n.position END AS position
-        FROM named n
-        LEFT JOIN packs p ON p.uuid = n.pack AND (p.positions IS NULL OR n.position = ANY(p.positions))
-        LEFT JOIN chunks c ON p.id IS NULL AND c.scope_id = %s AND c.chunk_id = n.id
-    ), bits AS (
-        SELECT p.id, string_agg(
-            CASE WHEN e.number IS NOT NULL THEN (u.pack IS NOT NULL)::int::text END, '' ORDER BY e.number
-        )::bit varying AS used
-        FROM packs p LEFT JOIN unnest(p.positions) WITH ORDINALITY AS e (position, number) ON true
-        LEFT JOIN (SELECT DISTINCT pack, position FROM placed) u ON u.pack = p.id AND u.position = e.position
-        WHERE p.id IN (SELECT pack FROM placed) GROUP BY p.id
-    ), referred AS (
-        INSERT INTO refs (image_id, pack_id, used) SELECT %s, id, used FROM bits
-        ON CONFLICT (image_id, pack_id) DO UPDATE SET used = refs.used | excluded.used
-    )
-    SELECT count(*) AS lost FROM placed WHERE pack IS NULL"""
-
-
-def _refer_to_listed(connection: Connection, image: UUID, table: manifest.Manifest) -> bool:
-    """References on the packs that a manifest lists, whatever it uses of them; whether all of them are there still."""
-    query = "INSERT INTO refs (image_id, pack_id) SELECT %s, id FROM packs WHERE uuid = ANY(%s) ON CONFLICT DO NOTHING"
-    connection.execute(query, (image, list(table.packs)))
-    known = connection.execute("SELECT FROM packs WHERE uuid = ANY(%s)", (list(table.packs),)).rowcount
-    return known == len(table.packs)
-
-
-def _refer_to_all(connection: Connection, image: UUID, scope: int) -> None:
-    """For an image whose pages cannot be read: nothing of its scope may go away, or move."""
-    connection.execute(
-        """INSERT INTO refs (image_id, pack_id) SELECT %s, id FROM packs WHERE scope_id = %s
-        ON CONFLICT (image_id, pack_id) DO UPDATE SET used = NULL""",
-        (image, scope),
-    )

@@ -231,6 +231,27 @@ def test_a_sidecar_that_cannot_be_read_is_told_and_keeps_the_collector_away(worl
             collect.collect(operator)
 
 
+def test_a_sidecar_brings_no_rows_but_those_of_its_image(world, catalog_url, to):
+    """Whoever can write to the store would else name a compute host, whose address is a command."""
+    _, ids, _, _ = world
+    key = sidecar.object_key(UUID(ids["plain"]))
+    record = json.loads(to.store.get(key))
+    columns = {"uri": "qemu+ext:///?command=x", "storage": "/x", "accelerator": "tcg", "cache_size": 1}
+    record["hosts"] = [{"name": "evil", "created_at": "2026-01-01T00:00:00Z", **columns}]
+    record["tags"] = [{"image_id": ids["off"], "key": "forged", "value": ""}]
+    body = json.dumps(record).encode()
+    to.store.put(key, [body], len(body))
+    drop(catalog_url)
+
+    with opened(catalog_url) as (operator,):
+        rebuild(operator)
+        with operator.catalog.transaction() as connection:
+            assert connection.execute("SELECT FROM hosts").rowcount == 0
+            forged = connection.execute("SELECT image_id FROM tags WHERE key = 'forged'").fetchall()
+
+    assert [str(row["image_id"]) for row in forged] == [ids["plain"]]
+
+
 def test_images_that_an_older_catalog_lacks_are_added_beside_a_taken_name(world, catalog_url, to, tmp_path):
     contents, ids, _, _ = world
     with opened(catalog_url, "default") as (operator, ours):
