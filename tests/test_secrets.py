@@ -3,21 +3,30 @@
 import base64
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from darkroom import crypto, inbox, keyring, sharing, systems
+from blocks.project import Project
+from darkroom import crypto, keyring, systems
 from darkroom.catalog import Catalog, create_project
 from darkroom.keys.kms import KmsKeys
 from darkroom.keys.local import LocalKeys
 from darkroom.settings import Settings
+from flows.answer_share import answer_share
+from flows.create_key import create_key
 from flows.import_image import import_image
-from flows.parameters.keys import RekeyImage, ReplicateImage, RotateKey
+from flows.move_inbox import move_inbox
+from flows.parameters.base import SystemBlocks
+from flows.parameters.keys import CreateKey, RekeyImage, ReplicateImage, RotateKey
+from flows.parameters.projects import MoveInbox
+from flows.parameters.sharing import AnswerShare, ShareImage
 from flows.parameters.transfer import ImportImage
 from flows.rekey_image import rekey_image
 from flows.replicate_image import replicate_image
 from flows.rotate_key import rotate_key
+from flows.share_image import share_image
 from tests import operations
 from tests.conftest import make_disk
 
@@ -89,11 +98,13 @@ def test_no_secret_is_found_in_what_is_kept_or_told(
         rotate_key(RotateKey(key="silver"))
         with Catalog(catalog_url, None) as operator, operator.transaction() as connection:
             create_project(connection, "acme")
+        Project(name="acme").save("acme", overwrite=True)
+        member = SystemBlocks(project="acme")
+        create_key(CreateKey(key="own", blocks=member))
+        move_inbox(MoveInbox(key="own", blocks=member))
+        share_image(ShareImage(image="two", projects=["acme"]))
+        answer_share(AnswerShare(image="two", blocks=member))
         with systems.open_systems(dataclasses.replace(Settings(), project="acme")) as acme:
-            keyring.create(acme, "own")
-            inbox.move(acme.catalog, acme.keys, "own")
-            sharing.share(to, "two", "acme")
-            sharing.accept(acme, "two")
             assert operations.content(acme, str(operations.images.find(acme.catalog, "two")["id"])) == disk.read_bytes()
         with pytest.raises(Exception, match="key-not-found"):
             import_image(ImportImage(source=str(disk), name="four", key="bronze"))
@@ -103,6 +114,8 @@ def test_no_secret_is_found_in_what_is_kept_or_told(
         kept = list(everywhere(to, catalog_url, home, prefect_folder))
 
     assert len(known) >= 6
-    assert any(b"rekey-image" in data for _, data in kept)
+    for run in (b"rekey-image", b"create-key", b"move-inbox", b"share-image", b"answer-share"):
+        assert any(run in data for _, data in kept), run
+    assert any(re.search(rb'"projects": ?\["acme"\]', data) for where, data in kept if prefect_folder.name in where)
     places = [where for where, data in kept + told for secret in known if any(s in data for s in spelled(secret))]
     assert places == []
