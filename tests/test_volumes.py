@@ -1,13 +1,14 @@
 """Volumes: they become whole without a guest, and go to a server and back."""
 
 import subprocess
+from uuid import UUID
 
 import pytest
 
 from darkroom import deleting, servers, volumes
 from darkroom.catalog import images
 from darkroom.catalog import servers as rows
-from darkroom.compute import connection, diskkeys, domain, overlay
+from darkroom.compute import connection, diskkeys, domain, keeping, overlay
 from darkroom.compute.connection import DomainBusyError
 from darkroom.placing import ServerDiskError
 from darkroom.volumes import VolumeAttachedError, VolumeRequest, VolumeRequestError
@@ -119,3 +120,15 @@ def test_cancelled_or_deleted_at_any_point_nothing_is_left(to, host, data):
     volumes.delete(to, "data-2")
 
     computing.assert_nothing_left(to, host)
+
+
+def test_a_volume_that_is_gone_is_not_served_on(to, host, data):
+    """As if the keeper could not be told when it was deleted."""
+    made = make(to)
+    with to.catalog.transaction() as connection:
+        connection.execute("DELETE FROM server_disks WHERE id = %s", (made["id"],))
+        connection.execute("DELETE FROM holds WHERE holder = %s", (made["id"],))
+
+    assert domain.wait(lambda: keeping.ask(host, "status")["disks"] == [], 20)
+    assert not keeping.proxy_socket(host, UUID(made["id"])).exists()
+    host.disk(UUID(made["id"])).unlink()

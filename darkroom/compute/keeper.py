@@ -116,6 +116,7 @@ class Keeper:
         """Look after each lazy disk once; how many there are. What fails is tried again at the next tick."""
         try:
             rows = servers.readable(self.operator, self.host.name)
+            self._let_go(rows)
         except DarkroomError as error:
             self._say(self.host.name, error)
             return 1
@@ -129,6 +130,13 @@ class Keeper:
             except Exception as error:  # one disk must not keep the others from being served
                 self._say(row["id"], error)
         return len(rows)
+
+    def _let_go(self, rows: list[dict[str, Any]]) -> None:
+        """Serve no more what was removed while this could not be told; one that is being made is not lazy yet."""
+        with self._lock:
+            for disk in self._disks.keys() - {row["id"] for row in rows}:
+                if not servers.readable(self.operator, self.host.name, disk):
+                    self._release(disk)
 
     def _finish(self, row: dict[str, Any]) -> None:
         """The disk is whole: it lets go of the image, in one transaction, and then of what served it."""
