@@ -40,6 +40,14 @@ def test_imports_go_one_way(package):
         assert found & ours <= allowed, path
 
 
+def test_the_map_of_the_domain_names_each_module_once():
+    names = sorted(path.stem for path in (ROOT / "darkroom").iterdir() if not path.name.startswith("__"))
+    text = (ROOT / "darkroom" / "__init__.py").read_text()
+    lines = [line.strip().partition("    ")[0] for line in text.splitlines() if line.startswith("    ")]
+
+    assert sorted(" ".join(lines).split()) == names
+
+
 def test_the_domain_knows_no_prefect():
     for path in sources("darkroom"):
         found = {name.partition(".")[0] for name in imported(ast.parse(path.read_text()))}
