@@ -6,6 +6,7 @@ import random
 import pytest
 
 from darkroom import (
+    capturing,
     check,
     deleting,
     exporting,
@@ -22,8 +23,10 @@ from darkroom import (
     tagging,
     volumes,
 )
+from darkroom.capturing import CaptureRequest, DiskMissingError
 from darkroom.catalog import Catalog, ProjectMissingError, create_project, images
 from darkroom.compute import hosts
+from darkroom.compute.connection import DomainMissingError
 from darkroom.errors import DarkroomError
 from darkroom.replicating import ReplicateRequest
 from darkroom.servers import ServerRequest
@@ -183,6 +186,26 @@ def test_an_accepted_member_reads_and_does_not_change(world, tmp_path, catalog_u
         operation(world["accepted"], image)
     assert open_bytes(world["accepted"], image) == (tmp_path / "disk.raw").read_bytes()
     assert images.find(world["accepted"].catalog, "one")["id"] == images.get(world["owner"].catalog, image)["id"]
+
+
+def test_a_server_is_captured_by_its_project_alone(world, tmp_path, catalog_url):
+    """Even by who knows the id that libvirt has for it; on a host that libvirt plays."""
+    image = shared(world, tmp_path)
+    server = READS["server"](world["owner"], image)["server"]
+    domain = """<node><domain type='test'><name>dk-{0}</name><uuid>{0}</uuid><memory>65536</memory><vcpu>1</vcpu>
+        <os><type>hvm</type></os></domain></node>"""
+    (tmp_path / "node.xml").write_text(domain.format(server))
+    with Catalog(catalog_url, None) as operator, operator.transaction() as connection:
+        connection.execute("UPDATE hosts SET uri = %s", (f"test://{tmp_path}/node.xml",))
+    before = rows(catalog_url)
+
+    for project in MEMBERS:
+        for reference in ("guest", server, f"dk-{server}", NEVER_WAS):
+            with pytest.raises(DomainMissingError):
+                capturing.register(world[project], CaptureRequest(server=reference, name="taken"))
+    with pytest.raises(DiskMissingError):  # such a guest has none
+        capturing.register(world["owner"], CaptureRequest(server="guest", name="taken"))
+    assert rows(catalog_url) == before
 
 
 @pytest.mark.parametrize("project", ["pending", "accepted", "rejected"])
