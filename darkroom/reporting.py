@@ -50,6 +50,14 @@ class ReportFolderError(MissingError):
     what = "the folder of the file to write does not exist"
 
 
+class ReportNameError(RefusedError):
+    """A report replaces what is there, which must never be something else, such as a file of keys."""
+
+    code = "report-name"
+    what = "the name of a report ends in .csv, since it replaces the file that is there"
+    default_remedy = "choose a name that ends in .csv"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column: its title, its SQL over an image `i`, and whether people wrote what is in it.
@@ -123,8 +131,8 @@ def report(
 
     `target` is a path or s3://bucket/key; empty: reports/images.csv in the home.
     What was at `target` is replaced when the new file is whole, and stays if there is none. `columns`: names of
-    COLUMNS; none: DEFAULT, with the project where there are several. Raises ColumnError, ReportFolderError, and what
-    the store raises.
+    COLUMNS; none: DEFAULT, with the project where there are several. Raises ColumnError, ReportFolderError,
+    ReportNameError, and what the store raises.
     """
     columns = columns or (*DEFAULT, *(["project"] if all_projects else []))
     if unknown := [name for name in columns if name not in COLUMNS]:
@@ -157,10 +165,18 @@ def _path(to: Systems, target: str) -> Path:
     if target.startswith("s3://"):
         to.settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         return to.settings.spool / "report"
-    path = Path(target).absolute()
-    if not path.parent.is_dir():
-        raise ReportFolderError(str(path.parent))
-    return path
+    check_place(target)
+    return Path(target).absolute()
+
+
+def check_place(target: str) -> None:
+    """Raise ReportFolderError, ReportNameError if a report cannot be written to this path; a bucket is not asked."""
+    if target and not target.startswith("s3://"):
+        path = Path(target).absolute()
+        if not path.parent.is_dir():
+            raise ReportFolderError(str(path.parent))
+        if path.suffix.lower() != ".csv":
+            raise ReportNameError(str(path))
 
 
 def _runs(columns: Sequence[str]) -> list[Column]:

@@ -13,6 +13,7 @@ from prefect.artifacts import Artifact
 from darkroom import picture, reporting, usage
 from darkroom.catalog import Catalog, create_project
 from darkroom.catalog.listing import Filter
+from darkroom.migration import report as migrations
 from darkroom.store import open_store
 from flows.parameters.reporting import ReportImages
 from flows.report_images import report_images
@@ -184,6 +185,18 @@ def test_an_old_report_stays_until_the_new_one_is_whole(to, tmp_path, monkeypatc
     assert len(read(target)) == 3
     with pytest.raises(reporting.ReportFolderError):
         report(to, tmp_path / "nowhere" / "images.csv")
+
+
+def test_a_report_replaces_no_file_of_another_kind(to, tmp_path):
+    keys = tmp_path / "keys.json"
+    keys.write_text("precious")
+
+    with pytest.raises(reporting.ReportNameError):
+        report(to, keys, ["name"])
+    with pytest.raises(reporting.ReportNameError):
+        migrations.write(to, str(keys), [])
+
+    assert keys.read_text() == "precious"
 
 
 def test_a_report_goes_to_a_bucket(bucket, to):

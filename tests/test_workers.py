@@ -44,7 +44,7 @@ def holders(to) -> int:
 def test_sixty_images_by_three_workers_one_killed_and_the_server_restarted(to, pool, tmp_path):
     table, report = (
         sources.make(tmp_path / "sources", IMAGES, size=24 * MIB, own=16 * MIB, broken_every=10),
-        tmp_path / "o",
+        tmp_path / "o.csv",
     )
     pool.run("migrate-images", source=str(table), report=str(report), workers=3, concurrency=1)
     wait_for(lambda: holders(to) == 3, 200)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from darkroom import importing, keys, sources
+from darkroom import importing, keys, reporting, sources
 from darkroom.catalog import Row, batches
 from darkroom.errors import DarkroomError, MissingError, RefusedError
 from darkroom.importing import ImportRequest
@@ -51,7 +51,7 @@ def plan(to: Systems, requests: dict[int, ImportRequest], report: str) -> dict[s
 
     A row is `done` if its image is there, `failed` if its source or its name cannot be had, else `ready`.
     """
-    reports.check_place(report)
+    reporting.check_place(report)
     with ThreadPoolExecutor(_LOOKING, "plan") as pool:
         rows = list(pool.map(lambda item: _foreseen(to, *item), requests.items()))
     reports.write(to, report, rows)
@@ -65,7 +65,7 @@ def register(to: Systems, url: str, report: str, *, run: str = "", retry_failed:
     `run` names who leads it from now on.
     """
     requests = read_table(to, url)
-    reports.check_place(report)
+    reporting.check_place(report)
     rows = {number: dataclasses.asdict(request) for number, request in requests.items()}
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).digest()
     with to.catalog.transaction() as connection:

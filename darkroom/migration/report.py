@@ -6,31 +6,18 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from darkroom import store
+from darkroom import reporting, store
 from darkroom.catalog import Row, batches
-from darkroom.errors import MissingError
 from darkroom.systems import Systems
 
 COLUMNS = ("row", "name", "image", "status", "code", "reason", "bytes", "new_bytes", "seconds")
-
-
-class ReportFolderError(MissingError):
-    """The folder of the report does not exist."""
-
-    code = "folder-not-found"
-    what = "the folder of the report does not exist"
-
-
-def check_place(target: str) -> None:
-    """Raise ReportFolderError if a report cannot be written to this path; a bucket is not asked."""
-    if target and not target.startswith("s3://") and not Path(target).absolute().parent.is_dir():
-        raise ReportFolderError(str(Path(target).absolute().parent))
 
 
 def write(to: Systems, target: str, rows: list[Row]) -> None:
     """Write the report of these rows to a path or s3://bucket/key, in place of an older one; "" means nowhere."""
     if not target:
         return
+    reporting.check_place(target)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(COLUMNS)
