@@ -52,7 +52,7 @@ def _life(uri: str, disk: Path, home: Path, folder: Path) -> None:
     guest.wait_for_agent()
     guest.run("echo it was here > /root/proof; sync")
     guest.run("nohup sh -c 'while :; do date +%s%N >> /var/log/busy; sync; done' >/dev/null 2>&1 &")
-    _wait_until_whole()
+    wait_until_whole("web-1")
     darkroom("capture", "web-1", "--name", "golden-1", "--key", "gold")
     _judge("golden-1", home)
     guest.run("pkill -f [l]og/busy; dd if=/dev/urandom of=/root/more bs=1M count=20; sync")
@@ -66,7 +66,7 @@ def _life(uri: str, disk: Path, home: Path, folder: Path) -> None:
         file.truncate(64 << 20)
     darkroom("import", str(data), "--name", "empty", "--type", "data")
     darkroom("volume", "create", "empty", "--name", "data-1", "--attach", "web-1")
-    _wait_until_whole()
+    wait_until_whole("web-1")
     guest.run("mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && cp /root/more /mnt/ && sync")
     darkroom("capture", "web-1", "--name", "whole-1", "--all-disks", "--key", "gold")
     darkroom("export", "whole-1", str(home / "whole.ova"))
@@ -92,11 +92,12 @@ def _judge(name: str, home: Path) -> None:
     raw.unlink()
 
 
-def _wait_until_whole() -> None:
+def wait_until_whole(name: str) -> None:
+    """Until nothing is left to copy."""
     deadline = time.monotonic() + _READY
     while any(
         disk["status"] != "whole"
-        for disk in json.loads(darkroom("server", "show", "web-1", "--json", quiet=True))["disks"]
+        for disk in json.loads(darkroom("server", "show", name, "--json", quiet=True))["disks"]
     ):
         assert time.monotonic() < deadline
         time.sleep(1)

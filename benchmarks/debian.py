@@ -1,4 +1,6 @@
-"""A small real Debian that boots: systemd, ssh, the guest agent, a login on the serial port. Needs root; minutes once.
+"""A small real Debian that boots: systemd, ssh, cloud-init, the guest agent, a login on the serial port.
+
+Needs root; minutes once. Without a seed cloud-init stays off.
 
 The packages mmdebstrap and extlinux build it: `apt-get install mmdebstrap extlinux`.
 """
@@ -10,7 +12,10 @@ from pathlib import Path
 
 SIZE = 2 << 30
 OFFSET = 1 << 20
-_PACKAGES = "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,openssh-server,qemu-guest-agent,iproute2"
+_PACKAGES = (
+    "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,openssh-server,sudo,cloud-init,qemu-guest-agent,"
+    "iproute2"
+)
 _CONFIG = """DEFAULT linux
 LABEL linux
   KERNEL /boot/vmlinuz
@@ -31,6 +36,7 @@ def build(disk: Path) -> Path:
     (root / "etc/fstab").write_text("/dev/vda1 / ext4 defaults 0 1\n")
     (root / "etc/hostname").write_text("debian\n")
     (root / "etc/systemd/network/eth0.network").write_text(_NETWORK)
+    (root / "etc/cloud/cloud.cfg.d/90-network.cfg").write_text("network: {config: disabled}\n")
     (root / "boot/extlinux.conf").write_text(_CONFIG)
     for link in ("vmlinuz", "initrd.img"):
         shutil.copy(root / link, root / "boot" / link)

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import guest
+from benchmarks import debian, guest
 from darkroom import manifest, postgres, reading, servers, systems
 from darkroom.catalog import Catalog, images
 from darkroom.compute import chunkcache, connection, domain, hosts, keeping, lazydisk, overlay, probe, profiles, proxy
@@ -73,15 +73,15 @@ def machine(folder: Path) -> Iterator[tuple[Systems, Host]]:
         postgres.stop(Path(short) / "home/catalog")
 
 
-def boot(host: Host, disk: Disk, folder: Path) -> float:
-    """Seconds until a guest on this disk is up."""
+def boot(host: Host, disk: Disk, folder: Path, marker: str = guest.MARKER) -> float:
+    """Seconds until a guest on this disk is up: until it says `marker`."""
     console = folder / f"console-{uuid4()}"
     made = Domain(uuid4(), f"bench-{uuid4()}", (disk,), "tcg", cpus=2, memory=1024, console=console)
     began = time.monotonic()
     with connection.open(host.uri) as libvirt:
         try:
             domain.start(libvirt, made)
-            if not domain.wait(lambda: console.exists() and guest.MARKER in console.read_text(errors="replace"), _UP):
+            if not domain.wait(lambda: console.exists() and marker in console.read_text(errors="replace"), _UP):
                 raise SystemExit(f"the guest did not come up: {console.read_text(errors='replace')[-500:]}")
             return time.monotonic() - began
         finally:
@@ -113,6 +113,14 @@ class Lazy:
     fetched: int
     chunks: list[int]
 
+    def tell(self, until: str, image, needed: int) -> None:
+        """Print how much of the image was fetched, and how much of it the guest read, in stored bytes."""
+        stored = image["stored_size"]
+        print(f"fetched until {until}: {self.fetched / MIB:.0f} MiB of {stored / MIB:.0f}, ", end="")
+        print(f"{100 * self.fetched / stored:.1f} % of the image; what was read is {100 * needed / stored:.1f} %")
+        asked = len(self.chunks) / -(-image["allocated_size"] // CHUNK_SIZE)
+        print(f"chunks read until {until}: {len(self.chunks)}, {100 * asked:.1f} % of the image", flush=True)
+
 
 @contextmanager
 def opened(
@@ -135,7 +143,17 @@ def opened(
         reader.close()
 
 
-def lazy(to: Systems, host: Host, image, folder: Path, delay: float, profile: list[int]) -> Lazy:
+def needed(to: Systems, host: Host, image, chunks: list[int]) -> int:
+    """Stored bytes of these chunks."""
+    with opened(to, host, image, 0, []) as (reader, cache):
+        for future in reader.prefetch(chunks):
+            future.result()
+        return cache.fetched
+
+
+def lazy(
+    to: Systems, host: Host, image, folder: Path, delay: float, profile: list[int], marker: str = guest.MARKER
+) -> Lazy:
     """Boot from the store through an export and a proxy, all in this process but the proxy."""
     export, socket, path = host.run / "bench.x", host.run / "bench.p", folder / "lazy.qcow2"
     path.unlink(missing_ok=True)
@@ -146,7 +164,7 @@ def lazy(to: Systems, host: Host, image, folder: Path, delay: float, profile: li
             with NbdServer(recorder, export):
                 proxy.ensure(socket, export, (0, 0))
                 overlay.create(path, reader.size, b"", socket)
-                seconds = time.monotonic() - began + boot(host, Disk(path, "qcow2"), folder)
+                seconds = time.monotonic() - began + boot(host, Disk(path, "qcow2"), folder, marker)
                 return Lazy(seconds, cache.fetched, recorder.chunks)
         finally:
             proxy.stop(socket)
@@ -197,7 +215,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
     parser.add_argument("--delay", type=float, default=0.02)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--login", action="store_true", help="only what a plain Debian fetches until its login")
     options = parser.parse_args()
+    if options.login:
+        plain = debian.build(options.folder / "debian.raw")
+        with machine(options.folder.absolute()) as (to, host), tempfile.TemporaryDirectory() as scratch:
+            until_login(to, host, Path(scratch), plain)
+        return
     disk = options.folder / "guest.raw"
     guest.build(disk)
     with machine(options.folder.absolute()) as (to, host), tempfile.TemporaryDirectory(dir=options.folder) as scratch:
@@ -211,14 +235,19 @@ def main() -> None:
         boots(to, host, folder, disk, options.delay, options.rounds)
 
 
+def until_login(to: Systems, host: Host, folder: Path, disk: Path) -> None:
+    """A plain Debian until its login prompt."""
+    operations.import_image(to, disk, name="debian", format="raw", key="gold")
+    image = images.find(to.catalog, "debian")
+    cold = lazy(to, host, image, folder, 0, [], "login:")
+    cold.tell(f"login, {cold.seconds:.0f} s", image, needed(to, host, image, cold.chunks))
+
+
 def boots(to: Systems, host: Host, folder: Path, disk: Path, delay: float, rounds: int) -> None:
     """Each way of booting in turn, so often; the best of each counts, for machines are shared."""
     image = images.find(to.catalog, "guest")
     cold = lazy(to, host, image, folder, 0, [])
-    print(f"fetched until up: {cold.fetched / MIB:.0f} MiB of {image['stored_size'] / MIB:.0f}, ", end="")
-    print(f"{100 * cold.fetched / image['stored_size']:.1f} % of the image", flush=True)
-    asked = len(cold.chunks) / -(-image["allocated_size"] // CHUNK_SIZE)
-    print(f"chunks read until up: {len(cold.chunks)}, {100 * asked:.1f} % of the image", flush=True)
+    cold.tell("all is up", image, needed(to, host, image, cold.chunks))
     text = f"{1000 * delay:.0f} ms a get"
     for name, profile in (("no profile", []), ("profile", cold.chunks)):
         seconds = stalled(to, host, image, delay, profile, cold.chunks, _LASTS)

@@ -71,6 +71,8 @@ def create(options: argparse.Namespace) -> int:
     request["ssh_key"] = options.ssh_key.read_text() if options.ssh_key else ""
     request["user_data"] = options.user_data.read_text() if options.user_data else ""
     result = run_flow("create_server", {**request, "memory": options.ram}, Settings())
+    if request["ssh_key"] and options.network in ("user", "none"):
+        print("ssh does not get there: a server is reached on a network of libvirt (--network NAME)", file=sys.stderr)
     _print(options, result, f"{result['name']}: {result['state']} on {result['host']}")
     return 0
 
@@ -100,7 +102,8 @@ def show(options: argparse.Namespace) -> int:
         return 0
     for name, value in found.items():
         if name != "disks":
-            print(f"{name:<10}  {'-' if value in (None, '') else value}")
+            text = " ".join(value) if isinstance(value, list) else value
+            print(f"{name:<10}  {'-' if text in (None, '') else text}")
     for disk in found["disks"]:
         state = "whole" if disk["status"] == "whole" else f"{disk['status']}, {meter.size(disk['hydrated'])} copied"
         kind = f", volume {disk['volume']}" if disk["volume"] else ""

@@ -15,7 +15,7 @@ from uuid import UUID
 from darkroom import hostdisks, placing, reading, rules
 from darkroom.catalog import Connection, Row, images, servers, uploads
 from darkroom.compute import connection as compute
-from darkroom.compute import domain, hosts, keeping, overlay, seed
+from darkroom.compute import addresses, domain, hosts, keeping, overlay, seed
 from darkroom.compute.domain import Disk, Domain
 from darkroom.compute.hosts import Host
 from darkroom.errors import DarkroomError, RefusedError
@@ -161,7 +161,8 @@ def describe(to: Systems, server: str) -> dict[str, Any]:
     ]
     shown = {name: row[name] for name in names}
     times = {name: row[name].isoformat() if row[name] else None for name in ("created_at", "ready_at")}
-    return {"id": str(row["id"]), **shown, **state, "image": str(row["image_id"]), **times, "disks": disks}
+    where = {"addresses": _addresses(host, row["id"])}
+    return {"id": str(row["id"]), **shown, **state, **where, "image": str(row["image_id"]), **times, "disks": disks}
 
 
 def listed(to: Systems) -> list[dict[str, Any]]:
@@ -309,6 +310,14 @@ def _state(host: Host, server: UUID) -> dict[str, str]:
         return {"state": "not there"}
     except DarkroomError as error:
         return {"state": f"unknown: {error.code}"}
+
+
+def _addresses(host: Host, server: UUID) -> list[str]:
+    try:
+        with compute.open(host.uri) as libvirt:
+            return addresses.of(libvirt, server)
+    except DarkroomError:
+        return []  # the state says why
 
 
 def _host_name(name: str) -> str:
