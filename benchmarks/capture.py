@@ -54,13 +54,13 @@ def _life(uri: str, disk: Path, home: Path, folder: Path) -> None:
     guest.run("nohup sh -c 'while :; do date +%s%N >> /var/log/busy; sync; done' >/dev/null 2>&1 &")
     wait_until_whole("web-1")
     darkroom("capture", "web-1", "--name", "golden-1", "--key", "gold")
-    _judge("golden-1", home)
+    judge("golden-1", home)
     guest.run("pkill -f [l]og/busy; dd if=/dev/urandom of=/root/more bs=1M count=20; sync")
     darkroom("capture", "web-1", "--name", "golden-2", "--key", "gold", "--since", "golden-1")
     shown = json.loads(darkroom("show", "golden-2", "--json"))
     print(f"# changed: {shown['properties']['capture']['changed_size'] >> 20} of {shown['virtual_size'] >> 20} MiB")
     assert shown["properties"]["capture"]["consistency"] == "filesystem"
-    _judge("golden-2", home)
+    judge("golden-2", home)
     data = home / "data.raw"
     with open(data, "wb") as file:
         file.truncate(64 << 20)
@@ -82,13 +82,13 @@ def _life(uri: str, disk: Path, home: Path, folder: Path) -> None:
     assert hosts.domains(uri) == []
 
 
-def _judge(name: str, home: Path) -> None:
+def judge(name: str, home: Path, file: str = "/root/proof") -> None:
     """The file system is clean, and holds what was written before the capture; by e2fsprogs."""
     raw = home / f"{name}.raw"
     darkroom("export", name, str(raw), "--format", "raw")
     said = run("e2fsck", "-f", "-n", f"{raw}?offset={_OFFSET}")
     assert "clean" in said or "non-contiguous" in said, said
-    assert run("debugfs", "-R", "cat /root/proof", f"{raw}?offset={_OFFSET}").strip().endswith("it was here")
+    assert run("debugfs", "-R", f"cat {file}", f"{raw}?offset={_OFFSET}").strip().endswith("it was here")
     raw.unlink()
 
 
