@@ -14,8 +14,8 @@ from uuid import UUID
 
 from darkroom import hostdisks, placing, reading, rules
 from darkroom.catalog import Connection, Row, images, servers, uploads
-from darkroom.compute import connection as compute
 from darkroom.compute import addresses, domain, hosts, keeping, overlay, seed
+from darkroom.compute import connection as compute
 from darkroom.compute.domain import Disk, Domain
 from darkroom.compute.hosts import Host
 from darkroom.errors import DarkroomError, RefusedError

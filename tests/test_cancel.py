@@ -90,9 +90,7 @@ def test_an_import_is_cancelled_in_each_step_and_the_next_one_works(service, tmp
 
 
 @pytest.mark.timeout(600)
-def test_the_creation_of_a_server_is_cancelled_leaving_nothing_and_the_next_one_works(
-    service, tmp_path, libvirt_uri
-):
+def test_the_creation_of_a_server_is_cancelled_leaving_nothing_and_the_next_one_works(service, tmp_path, libvirt_uri):
     disk, storage = guests.bootable(make_disk(tmp_path / "disk.raw", 2 << 20), endless=True), service.home / "host"
     add = ("host", "add", "kvm1", "--uri", libvirt_uri, "--storage", storage)
     for words in (add, ("key", "create", "gold")):

@@ -21,8 +21,8 @@ T = TypeVar("T")
 _STREAMS = 16
 _AHEAD = 16
 """Chunks that a sequential reader, such as the background copy, gets fetched ahead."""
-_SEQUENTIAL = 4
-"""Chunks in a row after which a reader is one: what a boot, which reads here and there, needs not is not fetched."""
+_SEQUENTIAL = 32
+"""Chunks in a row after which a reader is one: a boot reads here and there, and a kernel of some MiB in a row."""
 _PAGES = 16
 """Of the manifest, 1 MiB each, that stay in memory."""
 _PATIENCE = 90.0
