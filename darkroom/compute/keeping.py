@@ -49,16 +49,15 @@ def ensure(host: Host) -> dict[str, Any]:
     host.prepare()
     with open(host.run / "start.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        deadline, started = time.monotonic() + _READY, False
+        deadline, started = time.monotonic() + _READY, None
         while True:
             try:
                 return ask(host, "status")
             except KeeperError:
                 if time.monotonic() > deadline:
                     raise
-            if not started:
-                _start(host)
-                started = True
+            if started is None or started.poll() is not None:  # it ends at once while one that was stopped still closes
+                started = _start(host)
             time.sleep(_POLL)
 
 
@@ -130,12 +129,12 @@ def control(host: Host) -> Path:
     return host.run / "keeper"
 
 
-def _start(host: Host) -> None:
+def _start(host: Host) -> subprocess.Popen[bytes]:
     command = ["sh", "-c", _AGAIN, str(host.run), sys.executable, "-m", "darkroom.compute.keeper", host.name]
     root = Path(__file__).parent.parent.parent
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
     with open(host.run / "keeper.log", "ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/", start_new_session=True
         )
