@@ -144,10 +144,15 @@ def create_data_key(systems: Systems, image: Row) -> None:
 
 def ensure_scope(systems: Systems, key_name: str | None) -> tuple[int, chunks.Scope]:
     """Return the row and the scope in which the project's images under this key deduplicate; creates it once."""
+    with systems.catalog.transaction() as connection:  # for an object without a row is a catalog that lost its own
+        wraps.hold(connection)
+        if _scope_row(connection, key_name) is None:
+            _create_scope(systems, connection, key_name)
     secret = b""
     with systems.catalog.transaction() as connection:
         wraps.hold(connection)
-        row = _scope_row(connection, key_name) or _create_scope(systems, connection, key_name)
+        row = _scope_row(connection, key_name)
+        assert row
         if key_name is not None:
             context = scope_secret_context(systems.settings.project, row["uuid"])
             secret = systems.keys.unwrap(key_name, row["wrapped_secret"], context)
@@ -161,7 +166,8 @@ def _scope_row(connection: Connection, key_name: str | None) -> Row | None:
     return connection.execute(query, (key_name,)).fetchone()
 
 
-def _create_scope(systems: Systems, connection: Connection, key_name: str | None) -> Row:
+def _create_scope(systems: Systems, connection: Connection, key_name: str | None) -> None:
+    """Make a scope, unless a racing import was first; then its scope is ours."""
     scope, wrapped = UUID(bytes=crypto.random_key()[:16], version=4), None
     if key_name is not None:
         _, wrapped = systems.keys.generate(key_name, scope_secret_context(systems.settings.project, scope))
@@ -169,9 +175,6 @@ def _create_scope(systems: Systems, connection: Connection, key_name: str | None
         "INSERT INTO scopes (uuid, key_name, wrapped_secret) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         (scope, key_name, wrapped),
     )
-    row = _scope_row(connection, key_name)
-    assert row  # a racing import may have been first; then its scope is ours
-    return row
 
 
 def describe_scope(systems: Systems, row: Row) -> None:

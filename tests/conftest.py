@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from darkroom import postgres, prefect_server, store, systems
+from darkroom import audit, postgres, prefect_server, store, systems
 from darkroom.catalog import Catalog
 from darkroom.compute import domain, keeping
 from darkroom.compute import hosts as compute_hosts
@@ -45,6 +45,7 @@ def home(monkeypatch, short_folder):
     for name in list(os.environ):
         if name.startswith(("DARKROOM_", "AWS_", "PREFECT_")):
             monkeypatch.delenv(name)
+    audit.operation.set("")
     folder = short_folder / f"h{next(_numbers)}"
     monkeypatch.setenv("DARKROOM_HOME", str(folder))
     yield folder

@@ -65,7 +65,7 @@ def cancel_at(service, operator, moment, request, flow="import-image"):
     operator.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
     service.state(run, "CANCELLED")
     wait_for(lambda: not [line for line in service.processes() if run in line or "qemu" in line], 30)
-    assert time.monotonic() - began < 30, moment
+    assert time.monotonic() - began < 120, moment
     operator.execute(f"DROP TRIGGER hold ON {moment.partition(' ON ')[2].split()[0]}")
 
 

@@ -261,7 +261,7 @@ with open_systems(Settings()) as to:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert child.stdout.readline() == "put\n"
+    assert child.stdout.readline().startswith("put")  # of two threads, which may write one line together
     image = rows(to, "SELECT id::text FROM images")[0]["id"]
     deleting.cancel(to, image)
     _, errors = child.communicate("\n" * 100, timeout=120)

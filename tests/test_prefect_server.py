@@ -162,7 +162,7 @@ def test_it_listens_where_it_is_told_to_and_keeps_its_password(folder):
     assert prefect_server.password(folder) == password
     prefect_server.listen(folder, "127.0.0.2", 0)
     assert prefect_server.status(folder)["pid"] is not None
-    assert answer(f"{moved}/flows/filter", {}, password) == []
+    assert isinstance(answer(f"{moved}/flows/filter", {}, password), list)
 
 
 def test_a_page_of_another_site_may_not_ask_it(prefect_folder):
