@@ -141,8 +141,9 @@ def running(
             transient=True,
         )
         domain.start(libvirt_host, made)
-        found = domain.lookup(libvirt_host, uuid)
-        with connection.errors(made.name):
+        # One that has ended by itself already writes no more.
+        with suppress(connection.DomainMissingError, connection.DomainStateError), connection.errors(made.name):
+            found = domain.lookup(libvirt_host, uuid)
             for disk in disks:
                 found.setBlockIoTune(disk.target, {"write_bytes_sec": _WRITES_PER_SECOND}, 0)
         connected, _ = listener.accept()
