@@ -13,13 +13,18 @@ from typing import Any
 
 from commands import services
 from commands.flow import prefect_environment
-from darkroom import prefect_server, systems
-from darkroom.errors import UnavailableError
+from darkroom import choices, prefect_server, systems
+from darkroom.choices import Choices
+from darkroom.errors import DarkroomError, UnavailableError
 from darkroom.settings import Settings
 
 _ROOT = Path(__file__).parent.parent
 _POOL = "darkroom"
 _WATCH = 1.0
+_LOOK = 5.0
+"""Seconds between two looks at what forms offer."""
+_REST = 60.0
+"""Seconds until the next look after deployments were made anew for it, which takes seconds of a processor."""
 _READY = 60.0
 _STOP = 30.0
 _LOUD = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL")
@@ -78,7 +83,7 @@ def _serve(settings: Settings, *, json_log: bool) -> None:
     own = os.environ.get("PREFECT_API_URL")
     client = prefect_environment(folder)
     environment = _environment(settings, client, json_log=json_log)
-    _apply(settings.home / "worker", environment)
+    forms = _Forms(settings, environment)
     os.environ.update(client)
     if not own:
         _resume()
@@ -94,7 +99,36 @@ def _serve(settings: Settings, *, json_log: bool) -> None:
             time.sleep(_WATCH)
             if not own:
                 prefect_server.ensure(folder)  # one that was killed comes back at the same address
+            forms.keep()
     raise ServiceError("worker", "", f"exit code {worker.returncode}", f"see {settings.home / 'worker' / 'log'}")
+
+
+class _Forms:
+    """The deployments, whose forms offer the names of what there is: made, and made again when these have changed."""
+
+    def __init__(self, settings: Settings, environment: dict[str, str]) -> None:
+        """Raises ServiceError."""
+        self._settings, self._environment = settings, environment
+        self._offered = self._present()
+        _apply(settings.home / "worker", environment)
+        self._due = time.monotonic() + _LOOK
+
+    def keep(self) -> None:
+        """Look at the names once in a while. What is not well now is looked at again later."""
+        if time.monotonic() < self._due:
+            return
+        try:
+            found, wait = self._present(), _LOOK
+            if found != self._offered:
+                _apply(self._settings.home / "worker", self._environment)
+                self._offered, wait = found, _REST
+        except DarkroomError:
+            wait = _REST
+        self._due = time.monotonic() + wait
+
+    def _present(self) -> Choices:
+        with systems.open_systems(self._settings) as found:
+            return choices.present(found)
 
 
 def _environment(settings: Settings, client: dict[str, str], *, json_log: bool) -> dict[str, str]:

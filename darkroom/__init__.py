@@ -10,7 +10,7 @@ Read `model`, then `upload`. The modules, from the bytes outward:
     lifecycle rules audit standing sidecar changing batch       an image: its statuses, and how it is changed
     creation importing replicating capturing overlaid           an image of any number of disks, from any origin
     exporting package ovf leftovers                             an image as files
-    modifying tagging policy reporting usage picture            what people decide about images, and ask of them
+    modifying tagging policy reporting usage picture choices    what people decide about images, and ask of them
     check deleting reap collect compaction                      whether all is well, and the end of images
     rebuilding references                                       a lost catalog, from the store
     projects quotas sharing inbox keyring rekeying              who may see and use what, and under which key

@@ -59,6 +59,11 @@ _SERVER = {
 _RECORDED = 'cat /proc/$$/stat >server.new && mv server.new server.stat && exec "$@" </dev/null'
 
 
+# A list in the UI hears the click that opens it twice, at its button and at the box around that, and closes again. So
+# the button lets clicks through to the box; not what is in it, such as the cross that takes away one of several.
+_MENDED = "<style>.p-select-button__control{pointer-events:none}.p-select-button__control .p-tag *{pointer-events:auto}"
+
+
 class PrefectServerError(UnavailableError):
     """The embedded Prefect server cannot be started."""
 
@@ -76,6 +81,7 @@ def ensure(folder: Path) -> str:
                 _start(folder, lock)
                 if not _wait(folder):
                     raise _failure(folder)
+                _mend_lists(folder / "ui" / "v1" / "index.html")
     return _url(folder)
 
 
@@ -180,6 +186,14 @@ def _leave_out_second_ui(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     if not (folder / "v2").is_symlink():
         (folder / "v2").symlink_to("nowhere")
+
+
+def _mend_lists(page: Path) -> None:
+    """Have a list in the UI open by a click; the server copies its UI here when it starts for the first time."""
+    if page.exists() and _MENDED not in (text := page.read_text()):
+        part = page.with_suffix(".part")
+        part.write_text(text.replace("</head>", f"{_MENDED}</style></head>"))
+        part.replace(page)
 
 
 def _wait(folder: Path) -> bool:

@@ -124,6 +124,12 @@ DEFAULT = tuple(COLUMNS)[:10]
 """The columns of the Image Management Service's list, in its order."""
 
 
+def check_columns(columns: Sequence[str]) -> None:
+    """Raise ColumnError unless a report can have these."""
+    if unknown := [name for name in columns if name not in COLUMNS]:
+        raise ColumnError(unknown[0], " ".join(COLUMNS), unknown[0])
+
+
 def report(
     to: Systems, target: str, columns: Sequence[str], which: Filter, all_projects: bool = False
 ) -> dict[str, Any]:
@@ -135,8 +141,7 @@ def report(
     ReportNameError, and what the store raises.
     """
     columns = columns or (*DEFAULT, *(["project"] if all_projects else []))
-    if unknown := [name for name in columns if name not in COLUMNS]:
-        raise ColumnError(unknown[0], " ".join(COLUMNS), unknown[0])
+    check_columns(columns)
     path = _path(to, target)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:

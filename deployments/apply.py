@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyOptions, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
@@ -30,7 +30,11 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 import blocks
+from darkroom import choices, postgres, systems
+from darkroom.choices import Choices
+from darkroom.errors import DarkroomError
 from darkroom.settings import Settings
+from flows.parameters import offers
 
 ROOT = Path(__file__).parent.parent
 POOL = "darkroom"
@@ -42,12 +46,14 @@ UNHEARD = timedelta(seconds=90)
 
 def main() -> int:
     """Make all of it."""
-    register_blocks(Settings())
+    settings = Settings()
+    register_blocks(settings)
     create_pool()
+    offered = known_names(settings)
     with get_client(sync_client=True) as client:
         found = {one.entrypoint: one for one in client.read_deployments()}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda entry: deploy(entry, found.get(entry["entrypoint"])), declared()))
+        list(pool.map(lambda entry: deploy(entry, found.get(entry["entrypoint"]), offered), declared()))
     create_automation()
     return 0
 
@@ -58,16 +64,42 @@ def declared() -> list[dict[str, Any]]:
     return entries
 
 
-def deploy(entry: dict[str, Any], found: DeploymentResponse | None) -> None:
+def known_names(settings: Settings) -> Choices:
+    """The names that forms offer: what the catalog of this environment knows, and the blocks of the server.
+
+    An embedded catalog that does not run is not started for it. Where names cannot be had, forms take text alone.
+    """
+    with get_client(sync_client=True) as client:
+        documents = client.read_block_documents(include_secrets=False)
+    found: Choices = {}
+    for document in documents:
+        if document.name and document.block_type:
+            found.setdefault(document.block_type.slug, []).append(document.name)
+    if settings.catalog_url or postgres.status(settings.home / "catalog")["running"]:
+        try:
+            with systems.open_systems(settings) as to:
+                found.update(choices.present(to))
+        except DarkroomError as error:
+            print(f"forms offer no names of the catalog: {error}", file=sys.stderr)
+    return found
+
+
+def deploy(entry: dict[str, Any], found: DeploymentResponse | None, offered: Choices) -> None:
     """Make a deployment, or bring the one that was found up to date; one that is so already is left alone.
 
-    Its version is the digest of all that is declared. Its new schedules are paused if a person has paused the old ones.
+    Its version is the digest of all that is declared, so without what its form offers, which changes by itself. Its new
+    schedules are paused if a person has paused the old ones.
     """
     module, _, name = entry["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
     schema = parameter_schema(flow).model_dump_for_openapi()
+    schema["properties"]["request"]["title"] = entry["name"]
     version = hashlib.sha256(json.dumps([entry, schema], sort_keys=True).encode()).hexdigest()[:16]
+    schema = offers.offer(schema, offered)
     if found and found.version == version:
+        if found.parameter_openapi_schema != schema:
+            with get_client(sync_client=True) as client:
+                client.update_deployment(found.id, DeploymentUpdate(parameter_openapi_schema=schema))
         return
     paused = found and found.schedules and not any(schedule.active for schedule in found.schedules)
     crons = [CronSchedule(cron=one["cron"]) for one in entry.get("schedules", [])]

@@ -42,6 +42,13 @@ class Browser:
         """The input of the form's field with this title."""
         return self._property(title).locator("textarea, input").first
 
+    def choose(self, title: str, *names: str) -> None:
+        """Choose from the list of a field, by clicks."""
+        self._property(title).locator(".p-select-button").click()
+        for name in names:
+            self.page.locator(".p-select-option").get_by_text(name, exact=True).click()
+        self.page.keyboard.press("Escape")
+
     def _property(self, title: str) -> Locator:
         label = re.compile(rf"^\s*{re.escape(title)}(\s*\(Optional\))?\s*$")
         named = self.page.locator(".schema-form-property__label", has_text=label)

@@ -73,6 +73,20 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, apply
     }
     assert images.find(to.catalog, "web-1")["status"] == "active"
 
+    # Its name is offered by the forms that can use it, and nothing else of the deployments has changed.
+    apply()
+    again = found(f"{url}/deployments/filter", password)
+    changed = [(old, new) for old, new in zip(by_name(made), by_name(again), strict=True) if old != new]
+    assert {"Export image", "Delete images"} <= {new["name"] for _, new in changed}
+    assert not {"Import image", "Create key"} & {new["name"] for _, new in changed}
+    for old, new in changed:
+        assert {name for name in new if old[name] != new[name]} <= {"parameter_openapi_schema", "updated", "updated_by"}
+        assert "'web-1'" in str(new["parameter_openapi_schema"])
+
+
+def by_name(deployments: list[dict]) -> list[dict]:
+    return sorted(deployments, key=lambda one: one["name"])
+
 
 def found(url: str, password: str) -> list[dict]:
     token = base64.b64encode(password.encode()).decode()

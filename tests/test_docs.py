@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from deployments import apply
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -25,3 +27,9 @@ def test_pictures_are_small():
     large = [picture.name for picture in (ROOT / "docs" / "images").glob("*.png") if picture.stat().st_size > 100_000]
 
     assert large == []
+
+
+def test_each_deployment_has_a_page_that_tells_of_it():
+    for entry in apply.declared():
+        page = ROOT / entry["description"].rpartition(" See ")[2].removesuffix(".")
+        assert f"`{entry['name']}`" in page.read_text(), entry["name"]

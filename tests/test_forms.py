@@ -1,98 +1,54 @@
 """The parameters of the flows, as the Prefect UI shows them and as a run takes them."""
 
+import importlib
 import re
 
 import jsonschema
 import pytest
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
-from darkroom import rules
+import blocks
+from darkroom import choices, rules
 from darkroom.errors import DarkroomError
-from flows.activate_images import activate_images
-from flows.answer_share import answer_share
-from flows.apply_policy import apply_policy
-from flows.attach_volume import attach_volume
-from flows.cancel_image import cancel_image
-from flows.capture_server import capture_server
-from flows.check_images import check_images
-from flows.collect_garbage import collect_garbage
-from flows.create_key import create_key
-from flows.create_server import create_server
-from flows.create_volume import create_volume
-from flows.deactivate_images import deactivate_images
-from flows.delete_images import delete_images
-from flows.delete_server import delete_server
-from flows.delete_volume import delete_volume
-from flows.deprecate_images import deprecate_images
-from flows.detach_volume import detach_volume
-from flows.disable_key import disable_key
-from flows.enable_key import enable_key
-from flows.export_image import export_image
+from deployments import apply
 from flows.import_image import import_image
-from flows.migrate_images import migrate_images
-from flows.modify_images import modify_images
-from flows.move_inbox import move_inbox
+from flows.parameters import offers
+from flows.parameters.images import TagImages
 from flows.parameters.transfer import ExportImage, ImportImage
-from flows.prove_boot import prove_boot
-from flows.prove_oldest import prove_oldest
-from flows.purge_images import purge_images
-from flows.reap_images import reap_images
-from flows.rebuild_catalog import rebuild_catalog
-from flows.rekey_image import rekey_image
-from flows.replicate_image import replicate_image
-from flows.report_images import report_images
-from flows.restore_image import restore_image
-from flows.rotate_key import rotate_key
 from flows.share_image import share_image
-from flows.start_server import start_server
-from flows.stop_server import stop_server
-from flows.tag_images import tag_images
-from flows.tend_servers import tend_servers
-from flows.trust_owner import trust_owner
-from flows.unshare_image import unshare_image
 
-MANAGED = [modify_images, tag_images, deprecate_images, deactivate_images, activate_images]
-KEPT = [report_images, apply_policy, check_images]
-IMAGES_FORMS = ("ModifyImages", "TagImages", "DeprecateImages", "SwitchImages")
-FLOWS = [
-    import_image,
-    export_image,
-    migrate_images,
-    delete_images,
-    restore_image,
-    purge_images,
-    cancel_image,
-    reap_images,
-    *MANAGED,
-    *KEPT,
-    collect_garbage,
-    rebuild_catalog,
-    share_image,
-    unshare_image,
-    answer_share,
-    create_server,
-    create_volume,
-    attach_volume,
-    detach_volume,
-    delete_server,
-    delete_volume,
-    start_server,
-    stop_server,
-    tend_servers,
-    replicate_image,
-    rekey_image,
-    rotate_key,
-    create_key,
-    disable_key,
-    enable_key,
-    move_inbox,
-    trust_owner,
-    capture_server,
-    prove_boot,
-    prove_oldest,
-]
 SMALLEST = {"source": "/disks/web.vmdk", "name": "web-1"}
+REQUIRED = {
+    "source name": ["ImportImage"],
+    "source": ["MigrateImages"],
+    "image target": ["ExportImage"],
+    "image projects": ["ShareImage"],
+    "image key": ["RekeyImage"],
+    "image name": ["ReplicateImage", "CreateServer", "CreateVolume"],
+    "image": ["RestoreImage", "CancelImage", "AnswerShare", "ProveBoot"],
+    "images": ["DeleteImages", "ModifyImages", "TagImages", "DeprecateImages", "DeactivateImages", "ActivateImages"],
+    "batch": ["HelpMigration"],
+    "key": ["RotateKey", "CreateKey", "SwitchKey", "MoveInbox"],
+    "owner": ["TrustOwner"],
+    "server name": ["CaptureServer"],
+    "server": ["StartServer", "StopServer", "DeleteServer"],
+    "volume server": ["AttachVolume"],
+    "volume": ["DetachVolume", "DeleteVolume"],
+}
+"""Fields without a sensible default, and the forms that have these; those of other forms all have one."""
+NAMING = {"image", "images", "server", "volume", "host", "host_block", "owner", "projects", "family", "attach", "since"}
+NAMING |= {"replaced_by", "batch", "catalog", "object_store", "key_manager", "project"}
+"""Fields that name something that is there."""
+
+
+def flow_of(entry):
+    module, _, name = entry["entrypoint"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+FLOWS = [flow_of(entry) for entry in apply.declared()]
 
 
 def schema_of(flow) -> dict:
@@ -106,11 +62,30 @@ def fields_of(flow):
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
-def test_every_field_has_a_title_and_a_description(flow):
+def test_every_form_and_field_is_told_in_words_for_people(flow):
     fields = dict(fields_of(flow))
+    told = [form["description"] for form in schema_of(flow)["definitions"].values()]
 
     assert len(fields) > 1
-    assert [name for name, field in fields.items() if not (field.get("title") and field.get("description"))] == []
+    assert [name for name, field in fields.items() if not re.fullmatch(r"[A-Z][^_]+", field.get("title", ""))] == []
+    assert [name for name, field in fields.items() if not re.fullmatch(r"\S.+\.", field.get("description", ""))] == []
+    assert [description for description in told if not re.fullmatch(r"[A-Z].+\.", description)] == []
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_a_field_that_names_what_there_is_offers_it(flow):
+    fields = {name: field for name, field in fields_of(flow) if "choices" in field}
+    known = {"key", *NAMING} - ({"key"} if flow.name == "create-key" else set())
+
+    assert fields.keys() >= {name for name, _ in fields_of(flow) if name.partition(".")[2] in known}
+    assert {field["type"] for field in fields.values()} <= {"string", "array"}
+
+
+def test_what_fields_offer_is_what_there_are_names_of(to):
+    kinds = {field["choices"] for flow in FLOWS for _, field in fields_of(flow) if "choices" in field}
+    slugs = {getattr(blocks, name).get_block_type_slug() for name in blocks.__all__}
+
+    assert kinds == choices.present(to).keys() | slugs
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
@@ -123,38 +98,50 @@ def test_no_field_renders_as_a_switch_of_types(flow):
 def test_only_what_has_no_sensible_default_is_required(flow):
     required = {form["title"]: form.get("required", []) for form in schema_of(flow)["definitions"].values()}
 
-    assert required in (
-        {"ImportImage": ["source", "name"], "SystemBlocks": []},
-        {"ExportImage": ["image", "target"], "SystemBlocks": []},
-        {"DeleteImages": ["images"], "SystemBlocks": []},
-        {"RestoreImage": ["image"], "SystemBlocks": []},
-        {"PurgeImages": [], "SystemBlocks": []},
-        {"CancelImage": ["image"], "SystemBlocks": []},
-        {"ReapImages": [], "SystemBlocks": []},
-        {"CollectGarbage": [], "SystemBlocks": []},
-        {"RebuildCatalog": [], "SystemBlocks": []},
-        {"ShareImage": ["image", "projects"], "SystemBlocks": []},
-        {"AnswerShare": ["image"], "SystemBlocks": []},
-        {"MigrateImages": ["source"], "SystemBlocks": []},
-        {"ReplicateImage": ["image", "name"], "SystemBlocks": []},
-        {"RekeyImage": ["image", "key"], "SystemBlocks": []},
-        *({form: ["key"], "SystemBlocks": []} for form in ("RotateKey", "CreateKey", "SwitchKey", "MoveInbox")),
-        {"TrustOwner": ["owner"], "SystemBlocks": []},
-        *({form: ["images"], "SystemBlocks": []} for form in IMAGES_FORMS),
-        *({form: [], "SystemBlocks": []} for form in ("ReportImages", "ApplyPolicy", "CheckImages")),
-        {"CreateServer": ["image", "name"], "SystemBlocks": []},
-        {"StartServer": ["server"], "SystemBlocks": []},
-        {"StopServer": ["server"], "SystemBlocks": []},
-        {"DeleteServer": ["server"], "SystemBlocks": []},
-        {"TendServers": [], "SystemBlocks": []},
-        {"CreateVolume": ["image", "name"], "SystemBlocks": []},
-        {"AttachVolume": ["volume", "server"], "SystemBlocks": []},
-        {"DetachVolume": ["volume"], "SystemBlocks": []},
-        {"DeleteVolume": ["volume"], "SystemBlocks": []},
-        {"CaptureServer": ["server", "name"], "SystemBlocks": []},
-        {"ProveBoot": ["image"], "SystemBlocks": []},
-        {"ProveOldest": [], "SystemBlocks": []},
-    )
+    expected = {form: fields.split() for fields, forms in REQUIRED.items() for form in forms}
+    assert required == {form: expected.get(form, []) for form in required}
+
+
+def test_a_field_without_names_to_offer_takes_text_alone():
+    plain = schema_of(import_image)
+
+    assert offers.offer(plain, {}) == plain
+
+
+@pytest.mark.parametrize("names", [[], ["gold", "silver"]])
+@pytest.mark.parametrize(("key", "allowed"), [("gold", True), ("made-since", True), (None, True), (7, False)])
+def test_one_name_is_chosen_or_written(names, key, allowed):
+    schema = offers.offer(schema_of(import_image), {"keys": names})
+    request = {**SMALLEST, **({} if key is None else {"key": key})}
+
+    assert (not validate({"request": request}, schema)) == allowed
+    assert "default" not in schema["definitions"]["ImportImage"]["properties"]["key"] or not names
+
+
+@pytest.mark.parametrize("names", [[], ["acme", "umbrella"]])
+@pytest.mark.parametrize(
+    ("projects", "allowed"),
+    [
+        (["acme"], True),
+        (["acme", "made-since"], True),
+        ("acme\nmade-since", True),
+        ([], False),
+        ("", False),
+        ([7], False),
+    ],
+)
+def test_many_names_are_chosen_or_written_one_a_line(names, projects, allowed):
+    schema = offers.offer(schema_of(share_image), {"projects": names})
+
+    assert (not validate({"request": {"image": "web-1", "projects": projects}}, schema)) == allowed
+
+
+def test_lines_are_names():
+    form = TagImages(images=" web-1\n\nweb 2 \n", tags={"a": "b"})
+
+    assert form.images == ["web-1", "web 2"]
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        TagImages(images=" \n")
 
 
 @pytest.mark.parametrize("name", ["web-1", "a", "a b", "x" * 128, "", " a", "a/b", "x" * 129])

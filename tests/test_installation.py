@@ -11,6 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 UNITS = sorted((ROOT / "deployments" / "systemd").glob("*.service"))
+TIMERS = sorted((ROOT / "deployments" / "systemd").glob("*.timer"))
 COMPOSE = yaml.safe_load((ROOT / "deployments" / "compose.yaml").read_text())
 SERVICE_KEYS = {
     *(
@@ -33,8 +34,10 @@ def command_of(unit: Path) -> list[str]:
     return shlex.split(re.search(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)[1])
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+@pytest.mark.parametrize("unit", [*UNITS, *TIMERS], ids=lambda unit: unit.name)
 def test_systemd_accepts_the_unit(unit, tmp_path):
+    for other in UNITS:  # a timer must find its service
+        (tmp_path / other.name).write_text(other.read_text().replace("/opt/darkroom", str(ROOT)))
     installed = tmp_path / unit.name.replace("@", "@1")
     installed.write_text(unit.read_text().replace("/opt/darkroom", str(ROOT)))
 
@@ -89,7 +92,7 @@ def test_every_command_is_one_that_its_program_takes(command):
     """With `--help` for what would run on; all others options are parsed before it."""
     words = [str(word) for word in command]
     words[0] = str(Path(sys.executable).with_name(Path(words[0]).name))
-    if "deployments.apply" in words:
+    if "deployments.apply" in " ".join(words):
         assert (ROOT / "deployments" / "apply.py").exists()
         return
 

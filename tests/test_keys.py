@@ -78,7 +78,7 @@ def test_keys_of_odd_names_are_listed_by_their_names(key_manager):
         key_manager.create(name)
 
     found = key_manager.listed()
-    assert [key.name for key in found] == sorted([*names, "gold"])
+    assert [key.name for key in found] == key_manager.names() == sorted([*names, "gold"])
     assert {(key.state, key.rotating) for key in found} == {("enabled", False)}
     assert found[0] == key_manager.find(found[0].name)
 

@@ -69,6 +69,14 @@ def get(catalog: Catalog, batch: str) -> Row:
     return row
 
 
+def unfinished(catalog: Catalog, limit: int) -> list[str]:
+    """The ids of batches that have rows to do and were not stopped, newest first."""
+    query = """SELECT b.id::text FROM batches b WHERE NOT b.stopped AND EXISTS (SELECT FROM batch_rows r
+        WHERE r.batch_id = b.id AND r.status IN ('queued', 'running')) ORDER BY b.created_at DESC LIMIT %s"""
+    with catalog.transaction() as connection:
+        return [row["id"] for row in connection.execute(query, (limit,))]
+
+
 def retry_failed(connection: Connection, batch: UUID) -> int:
     """Have the rows that failed tried again; how many they are."""
     return connection.execute(

@@ -123,6 +123,9 @@ class KeyManager(Protocol):
     def listed(self) -> list[Key]:
         """The KEKs of the project, sorted by name."""
 
+    def names(self) -> list[str]:
+        """Their names alone, which costs little."""
+
     def find(self, name: str) -> Key:
         """One of them, in whatever state; raises KeyMissingError."""
 

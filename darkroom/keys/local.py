@@ -57,6 +57,10 @@ class LocalKeys:
         ours = self._load().get(self.project, {})
         return [_key(name, ours[name]) for name in sorted(ours)]
 
+    def names(self) -> list[str]:
+        """The names in the file."""
+        return sorted(self._load().get(self.project, {}))
+
     def find(self, name: str) -> Key:
         """One of them; raises KeyMissingError."""
         return _key(name, _entry(self._load().get(self.project, {}), name))

@@ -1,9 +1,10 @@
-"""What all forms have: the domain's rules as validators, and the systems to use."""
+"""What all forms have: the domain's rules as validators, names that the form offers, and the systems to use."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from darkroom import rules
 from darkroom.errors import DarkroomError
 from tasks.systems import Blocks
 
@@ -27,17 +28,31 @@ def by(rule: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _lines(value: Any) -> Any:
+    """A text as the list of its lines; anything else as it is."""
+    return [line.strip() for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_lines)]
+"""A list of names, or a text with one a line."""
+
+
+def offered(kind: str, *default: Any, **told: Any) -> Any:
+    """A field whose form offers the names of a kind (`darkroom.choices`), and takes any other: `offers` says how."""
+    return Field(*default, json_schema_extra={"choices": kind}, **told)
+
+
 class SystemBlocks(Form):
     """Prefect blocks to use in place of what the worker's environment says."""
 
-    catalog: str = Field("", title="Catalog block", description="Name of a Catalog block; empty: the worker's own")
-    object_store: str = Field(
-        "", title="Object store block", description="Name of an Object store block; empty: the worker's own"
+    catalog: str = offered("darkroom-catalog", "", title="Catalog block", description="None: the worker's own catalog.")
+    object_store: str = offered(
+        "darkroom-object-store", "", title="Object store block", description="None: the worker's own store."
     )
-    key_manager: str = Field(
-        "", title="Key manager block", description="Name of a Key manager block; empty: the worker's own"
+    key_manager: str = offered(
+        "darkroom-key-manager", "", title="Key manager block", description="None: the worker's own keys."
     )
-    project: str = Field("", title="Project block", description="Name of a Project block; empty: the worker's own")
+    project: str = offered("darkroom-project", "", title="Project block", description="None: the worker's own project.")
 
     def names(self) -> Blocks:
         """The names, as tasks take them."""
@@ -46,16 +61,52 @@ class SystemBlocks(Form):
 
 def blocks() -> Any:
     """The field of a form that names the systems."""
-    return Field(default_factory=SystemBlocks, title="Systems", description="Prefect blocks to use")
-
-
-def image() -> Any:
-    """The field of a form that names an image."""
-    return Field(title="Image", description="An id, an unambiguous prefix of one, a name, or a family", min_length=1)
-
-
-def images() -> Any:
-    """The field of a form that names one image or many."""
     return Field(
-        title="Images", description="An id, an unambiguous prefix of one, a name, or a family each", min_length=1
+        default_factory=SystemBlocks,
+        title="Systems",
+        description="Prefect blocks that stand in for what the worker's environment says.",
+    )
+
+
+def image(kind: str = "usable images") -> Any:
+    """The field of a form that names an image."""
+    description = "A name, a family, an id, or the beginning of an id."
+    return offered(kind, title="Image", description=description, min_length=1)
+
+
+def images(kind: str = "own images") -> Any:
+    """The field of a form that names one image or many."""
+    description = "A name, a family, an id or the beginning of an id each; written, one a line."
+    return offered(kind, title="Images", description=description, min_length=1)
+
+
+def new_name(of: str) -> Any:
+    """The field of a form that gives a name."""
+    return Field(
+        title="Name",
+        description=f"Of the {of}, unique in the project: letters, digits, dots, dashes, underscores and spaces.",
+        max_length=rules.MAX_NAME,
+        json_schema_extra={"pattern": rules.NAME_PATTERN},
+    )
+
+
+def host(default: str = "the only one") -> Any:
+    """The field of a form that names a compute host."""
+    return offered("hosts", "", title="Compute host", description=f"None: {default}.")
+
+
+def host_block() -> Any:
+    """The field of a form that names a compute host by a block."""
+    return offered(
+        "darkroom-compute-host",
+        "",
+        title="Compute host block",
+        description="A Prefect block that names the host, where none is given above.",
+    )
+
+
+def all_projects() -> Any:
+    """The field of a form that extends an operation to all projects."""
+    return Field(
+        False, title="All projects", description="For the operator, whose catalog account sees the rows of all."
     )

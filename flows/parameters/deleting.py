@@ -5,10 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from darkroom import rules
-from flows.parameters.base import Form, SystemBlocks, blocks, by, image
-from flows.parameters.maintenance import all_projects
-
-_EACH = "Each an id, an unambiguous prefix of one, or a name"
+from flows.parameters.base import Form, Names, SystemBlocks, all_projects, blocks, by, image, images, offered
 
 
 def _check_name(name: str) -> None:
@@ -19,16 +16,19 @@ def _check_name(name: str) -> None:
 class DeleteImages(Form):
     """Delete images; they can be restored within the project's window."""
 
-    images: list[str] = Field(title="Images", description=_EACH, min_length=1)
+    images: Names = images()
     blocks: SystemBlocks = blocks()
 
 
 class RestoreImage(Form):
     """Bring a deleted image back as it was."""
 
-    image: str = image()
+    image: str = image("deleted images")
     name: Annotated[str, by(_check_name)] = Field(
-        "", title="New name", description="Needed where another image has taken its name; empty: the one it had"
+        "",
+        title="New name",
+        description="Needed where another image has taken its name; empty: the one it had.",
+        max_length=rules.MAX_NAME,
     )
     blocks: SystemBlocks = blocks()
 
@@ -36,7 +36,12 @@ class RestoreImage(Form):
 class PurgeImages(Form):
     """Remove deleted images for good: those named, or all whose window has ended."""
 
-    images: list[str] = Field([], title="Images", description=f"{_EACH}; empty: all whose window has ended")
+    images: Names = offered(
+        "deleted images",
+        [],
+        title="Images",
+        description="A name or an id each; written, one a line. None: all whose window has ended.",
+    )
     all_projects: bool = all_projects()
     blocks: SystemBlocks = blocks()
 
@@ -44,5 +49,5 @@ class PurgeImages(Form):
 class CancelImage(Form):
     """End the creation of an image and remove what there is of it."""
 
-    image: str = image()
+    image: str = image("unfinished images")
     blocks: SystemBlocks = blocks()

@@ -6,11 +6,11 @@ from pydantic import Field, model_validator
 
 from darkroom import rules
 from darkroom.modifying import Changes
-from flows.parameters.base import Form, SystemBlocks, blocks, by, images
+from flows.parameters.base import Form, Names, SystemBlocks, blocks, by, images, offered
 
 Switch = Literal["as it is", "on", "off"]
 Clearable = Literal["description", "min_ram", "max_ram", "min_disk", "boot_mode", "family"]
-_AS_IT_IS = "Empty: as it is"
+_AS_IT_IS = "empty: as it is."
 
 
 def _name(value: str) -> None:
@@ -26,27 +26,29 @@ def _family(value: str) -> None:
 class ModifyImages(Form):
     """Change what is written on images, and what servers are to be made of them by."""
 
-    images: list[str] = images()
+    images: Names = images()
     name: Annotated[str, by(_name)] = Field(
-        "", title="New name", description="Of one image; empty: as it is", max_length=rules.MAX_NAME
+        "", title="New name", description="Of one image; empty: as it is.", max_length=rules.MAX_NAME
     )
     description: Annotated[str, by(rules.check_description)] = Field(
-        "", title="Description", description=_AS_IT_IS, max_length=rules.MAX_DESCRIPTION
+        "", title="Description", description=f"One line; {_AS_IT_IS}", max_length=rules.MAX_DESCRIPTION
     )
-    min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: as it is", ge=0, le=rules.MAX_RAM)
-    max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: as it is", ge=0, le=rules.MAX_RAM)
-    min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: as it is", ge=0, le=2048)
-    multiqueue: Switch = Field("as it is", title="Multi-queue", description="Several queues a network interface")
-    sriov: Switch = Field("as it is", title="SR-IOV", description="Network interfaces by SR-IOV")
-    boot_mode: Literal["", "bios", "uefi"] = Field("", title="Boot mode", description=_AS_IT_IS)
-    protect: Switch = Field("as it is", title="Protected", description="It cannot be deleted")
-    family: Annotated[str, by(_family)] = Field("", title="Family", description=_AS_IT_IS, max_length=rules.MAX_NAME)
+    family: Annotated[str, by(_family)] = offered(
+        "families", "", title="Family", description="None: as it is.", max_length=rules.MAX_NAME
+    )
+    protect: Switch = Field("as it is", title="Protected", description="A protected image cannot be deleted.")
+    min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: as it is.", ge=0, le=2048)
+    min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: as it is.", ge=0, le=rules.MAX_RAM)
+    max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: as it is.", ge=0, le=rules.MAX_RAM)
+    boot_mode: Literal["", "bios", "uefi"] = Field("", title="Boot mode", description="None: as it is.")
+    multiqueue: Switch = Field("as it is", title="Multi-queue", description="Several queues a network interface.")
+    sriov: Switch = Field("as it is", title="SR-IOV", description="Network interfaces by SR-IOV.")
     set: Annotated[dict[str, str], by(rules.check_custom)] = Field(
-        {}, title="Set properties", description='Properties of your own as JSON, such as {"owner": "web team"}'
+        {}, title="Set properties", description='Properties of your own as JSON, such as {"owner": "web team"}.'
     )
-    unset: list[str] = Field([], title="Unset properties", description="Names of properties of your own to take away")
-    clear: list[Clearable] = Field([], title="Clear", description="Fields to empty")
-    version: int = Field(0, title="Version", description="The one that the image must have; 0: any", ge=0)
+    unset: Names = Field([], title="Unset properties", description="Names of properties of your own to take away.")
+    clear: list[Clearable] = Field([], title="Clear", description="Fields to empty.")
+    version: int = Field(0, title="Version", description="The one that the image must have; 0: any.", ge=0)
     blocks: SystemBlocks = blocks()
 
     @model_validator(mode="after")
@@ -71,11 +73,11 @@ class ModifyImages(Form):
 class TagImages(Form):
     """Give tags to images, and take tags away."""
 
-    images: list[str] = images()
+    images: Names = images()
     tags: Annotated[dict[str, str], by(rules.check_tags)] = Field(
-        {}, title="Tags", description='Keys and values as JSON, such as {"team": "web"}'
+        {}, title="Tags", description='Keys and values as JSON, such as {"team": "web"}.'
     )
-    remove: list[str] = Field([], title="Take away", description="Keys of tags to take away")
+    remove: Names = offered("tags", [], title="Take away", description="Keys of tags; written, one a line.")
     blocks: SystemBlocks = blocks()
 
     @model_validator(mode="after")
@@ -88,14 +90,23 @@ class TagImages(Form):
 class DeprecateImages(Form):
     """Mark images as not to be used for anything new, or take that mark away."""
 
-    images: list[str] = images()
-    replaced_by: str = Field("", title="Replaced by", description="The image to use instead; empty: none is named")
-    undo: bool = Field(False, title="Undo", description="Take the mark away")
+    images: Names = images()
+    replaced_by: str = offered(
+        "own images", "", title="Replaced by", description="The image to use instead; none: no other is named."
+    )
+    undo: bool = Field(False, title="Undo", description="Take the mark away.")
     blocks: SystemBlocks = blocks()
 
 
-class SwitchImages(Form):
-    """Make images unusable, or usable again."""
+class DeactivateImages(Form):
+    """Make images unusable."""
 
-    images: list[str] = images()
+    images: Names = images("active images")
+    blocks: SystemBlocks = blocks()
+
+
+class ActivateImages(Form):
+    """Make images usable again."""
+
+    images: Names = images("deactivated images")
     blocks: SystemBlocks = blocks()

@@ -7,23 +7,22 @@ from pydantic import Field, model_validator
 from darkroom import rules
 from darkroom.errors import DarkroomError
 from darkroom.replicating import ReplicateRequest
-from flows.parameters.base import Form, SystemBlocks, blocks, by, image
+from flows.parameters.base import Form, SystemBlocks, blocks, by, image, new_name, offered
+
+_KEY = "A key of the project."
 
 
 class ReplicateImage(Form):
     """Copy an image: own or accepted, under the same key, another, or none."""
 
     image: str = image()
-    name: Annotated[str, by(rules.check_name)] = Field(
-        title="Name of the copy",
-        description="Unique in the project",
-        max_length=rules.MAX_NAME,
-        json_schema_extra={"pattern": rules.NAME_PATTERN},
+    name: Annotated[str, by(rules.check_name)] = new_name("copy")
+    key: str = offered(
+        "keys", "", title="Encrypt under key", description="A key of the project; none: as the source is."
     )
-    key: str = Field("", title="Encrypt under key", description="A key of the project; empty: as the source is")
-    plain: bool = Field(False, title="Not encrypted", description="Whatever the source is")
+    plain: bool = Field(False, title="Not encrypted", description="Whatever the source is.")
     description: Annotated[str, by(rules.check_description)] = Field(
-        "", title="Description", description="One line; empty: the source's", max_length=rules.MAX_DESCRIPTION
+        "", title="Description", description="One line; empty: the source's.", max_length=rules.MAX_DESCRIPTION
     )
     blocks: SystemBlocks = blocks()
 
@@ -43,32 +42,27 @@ class ReplicateImage(Form):
 class RekeyImage(Form):
     """Put an encrypted image under another key; no data is rewritten."""
 
-    image: str = image()
-    key: str = Field(title="New key", description="A key of the key manager", min_length=1)
+    image: str = image("encrypted images")
+    key: str = offered("keys", title="New key", description=_KEY, min_length=1)
     blocks: SystemBlocks = blocks()
 
 
 class CreateKey(Form):
     """Make a key to encrypt images under."""
 
-    key: Annotated[str, by(rules.check_name)] = Field(
-        title="Name of the key",
-        description="Unique in the project",
-        max_length=rules.MAX_NAME,
-        json_schema_extra={"pattern": rules.NAME_PATTERN},
-    )
+    key: Annotated[str, by(rules.check_name)] = new_name("key")
     blocks: SystemBlocks = blocks()
 
 
 class SwitchKey(Form):
     """Forbid every use of a key, or allow it again."""
 
-    key: str = Field(title="Key", description="A key of the key manager", min_length=1)
+    key: str = offered("keys", title="Key", description=_KEY, min_length=1)
     blocks: SystemBlocks = blocks()
 
 
 class RotateKey(Form):
     """Make a new version of a key, re-wrap all that is under it, and destroy the old version."""
 
-    key: str = Field(title="Key", description="A key of the key manager", min_length=1)
+    key: str = offered("keys", title="Key", description=_KEY, min_length=1)
     blocks: SystemBlocks = blocks()

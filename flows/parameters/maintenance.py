@@ -1,17 +1,8 @@
 """The forms of what keeps a project tidy."""
 
-from typing import Any
-
 from pydantic import Field
 
-from flows.parameters.base import Form, SystemBlocks, blocks
-
-
-def all_projects() -> Any:
-    """The field of a form that extends an operation to all projects."""
-    return Field(
-        False, title="All projects", description="For the operator, whose catalog account sees the rows of all"
-    )
+from flows.parameters.base import Form, SystemBlocks, all_projects, blocks
 
 
 class ReapImages(Form):
@@ -24,7 +15,7 @@ class ReapImages(Form):
 class CollectGarbage(Form):
     """Free what nothing refers to, in all projects."""
 
-    dry_run: bool = Field(False, title="Dry run", description="Only tell what would be freed; change nothing")
+    dry_run: bool = Field(False, title="Dry run", description="Only tell what would be freed; change nothing.")
     blocks: SystemBlocks = blocks()
 
 

@@ -2,17 +2,17 @@
 
 from pydantic import Field
 
-from flows.parameters.base import Form, SystemBlocks, blocks
+from flows.parameters.base import Form, SystemBlocks, blocks, offered
 
 
 class MoveInbox(Form):
     """Choose the key under which the project receives the data keys of encrypted images that others share."""
 
-    key: str = Field(title="Key", description="A key of the project", min_length=1)
+    key: str = offered("keys", title="Key", description="A key of the project.", min_length=1)
     renew: bool = Field(
         False,
         title="A new inbox",
-        description="For when the key of the old one is lost: what waits in that must be shared again",
+        description="For when the key of the old one is lost: what waits in that must be shared again.",
     )
     blocks: SystemBlocks = blocks()
 
@@ -20,6 +20,6 @@ class MoveInbox(Form):
 class TrustOwner(Form):
     """Accept at once what another project shares, or be asked again."""
 
-    owner: str = Field(title="Owner", description="Name of the project that shares", min_length=1)
-    trusted: bool = Field(True, title="Accept at once", description="Off: ask again from now on")
+    owner: str = offered("projects", title="Owner", description="The project that shares.", min_length=1)
+    trusted: bool = Field(True, title="Accept at once", description="Off: ask again from now on.")
     blocks: SystemBlocks = blocks()

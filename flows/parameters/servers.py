@@ -8,56 +8,53 @@ from darkroom import rules
 from darkroom.errors import DarkroomError
 from darkroom.servers import MAX_CPUS, MAX_USER_DATA, ServerRequest
 from darkroom.volumes import VolumeRequest
-from flows.parameters.base import Form, SystemBlocks, blocks, by, image
-from flows.parameters.maintenance import all_projects
+from flows.parameters.base import (
+    Form,
+    SystemBlocks,
+    all_projects,
+    blocks,
+    by,
+    host,
+    host_block,
+    image,
+    new_name,
+    offered,
+)
 from tasks.systems import host_name
 
 
-def _name() -> Any:
-    return Field(
-        title="Name",
-        description="Unique in the project",
-        max_length=rules.MAX_NAME,
-        json_schema_extra={"pattern": rules.NAME_PATTERN},
-    )
-
-
-def _host() -> Any:
-    return Field("", title="Compute host", description="Its name; empty: the only one. Runs on a worker there")
-
-
-def _host_block() -> Any:
-    return Field("", title="Compute host block", description="Names the host where the field above is empty")
-
-
 def _server() -> Any:
-    return Field(title="Server", description="A name or an id", min_length=1)
+    return offered("servers", title="Server", description="A name or an id.", min_length=1)
 
 
 def _volume() -> Any:
-    return Field(title="Volume", description="A name or an id", min_length=1)
+    return offered("volumes", title="Volume", description="A name or an id.", min_length=1)
 
 
 class CreateServer(Form):
     """Start a server from an image; it runs at once, and its disks become whole in the background."""
 
     image: str = image()
-    name: Annotated[str, by(rules.check_name)] = _name()
-    host: str = _host()
-    host_block: str = _host_block()
-    cpus: int = Field(1, title="Processors", description="Virtual ones", ge=1, le=MAX_CPUS)
-    memory: int = Field(0, title="Memory (MiB)", description="0: what suits the image", ge=0, le=rules.MAX_RAM)
-    disk: int = Field(0, title="System disk (GiB)", description="0: the image's own size or minimum", ge=0, le=2048)
-    ssh_key: str = Field("", title="SSH keys", description="Public keys for cloud-init, one a line")
+    name: Annotated[str, by(rules.check_name)] = new_name("server")
+    cpus: int = Field(1, title="Processors", description="Virtual ones.", ge=1, le=MAX_CPUS)
+    memory: int = Field(0, title="Memory (MiB)", description="0: what suits the image.", ge=0, le=rules.MAX_RAM)
+    disk: int = Field(0, title="System disk (GiB)", description="0: the image's own size or minimum.", ge=0, le=2048)
+    ssh_key: str = Field("", title="SSH keys", description="Public keys for cloud-init, one a line.")
     user_data: str = Field(
         "",
         title="User data",
-        description="For cloud-init, as it takes it. It is kept with the run: put no secret into it",
+        description="For cloud-init, as it takes it. It is kept with the run: put no secret into it.",
         max_length=MAX_USER_DATA,
     )
-    network: str = Field("user", title="Network", description="Of libvirt; user: out through the host; none: without")
-    boot_mode: Literal["", "bios", "uefi"] = Field("", title="Boot mode", description="Empty: as the image says")
-    full_copy: bool = Field(False, title="Full copy", description="Copy the whole image first, then start")
+    network: str = Field(
+        "user", title="Network", description="A network of libvirt; user: out through the host; none: without."
+    )
+    boot_mode: Literal["", "bios", "uefi"] = Field("", title="Boot mode", description="None: as the image says.")
+    full_copy: bool = Field(
+        False, title="Full copy", description="Copy the whole image first, then start; off: start at once."
+    )
+    host: str = host()
+    host_block: str = host_block()
     blocks: SystemBlocks = blocks()
 
     @model_validator(mode="after")
@@ -85,7 +82,7 @@ class StopServer(Form):
     """Stop a server."""
 
     server: str = _server()
-    force: bool = Field(False, title="Force", description="Do not ask the guest: pull the plug")
+    force: bool = Field(False, title="Force", description="Do not ask the guest: pull the plug.")
     blocks: SystemBlocks = blocks()
 
 
@@ -107,13 +104,15 @@ class CreateVolume(Form):
     """Make a volume from an image; it can be attached at once, and becomes whole in the background."""
 
     image: str = image()
-    name: Annotated[str, by(rules.check_name)] = _name()
-    host: str = _host()
-    host_block: str = _host_block()
-    size: int = Field(0, title="Size (GiB)", description="0: the image's own", ge=0, le=2048)
-    number: int = Field(0, title="Disk of the image", description="Which of its disks; 0: the first", ge=0, le=63)
-    full_copy: bool = Field(False, title="Full copy", description="Copy the whole image first")
-    attach: str = Field("", title="Attach to server", description="A name or an id; empty: to none")
+    name: Annotated[str, by(rules.check_name)] = new_name("volume")
+    size: int = Field(0, title="Size (GiB)", description="0: the image's own.", ge=0, le=2048)
+    number: int = Field(
+        0, title="Disk of the image", description="Of a full-server image, counted from 0: the first.", ge=0, le=63
+    )
+    attach: str = offered("servers", "", title="Attach to server", description="A name or an id; none: to no server.")
+    full_copy: bool = Field(False, title="Full copy", description="Copy the whole image first; off: in the background.")
+    host: str = host()
+    host_block: str = host_block()
     blocks: SystemBlocks = blocks()
 
     def request(self) -> VolumeRequest:

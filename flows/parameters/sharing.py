@@ -4,15 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from flows.parameters.base import Form, SystemBlocks, blocks, image
+from flows.parameters.base import Form, Names, SystemBlocks, blocks, image, offered
 
 
 class ShareImage(Form):
     """Share an image with other projects, or end that."""
 
-    image: str = image()
-    projects: list[str] = Field(
-        title="Projects", description="Names of the projects, one each", min_length=1, max_length=256
+    image: str = image("active images")
+    projects: Names = offered(
+        "projects", title="Projects", description="Their names; written, one a line.", min_length=1, max_length=256
     )
     blocks: SystemBlocks = blocks()
 
@@ -20,11 +20,14 @@ class ShareImage(Form):
 class AnswerShare(Form):
     """Accept or reject an image that another project shares."""
 
-    image: str = image()
+    image: str = image("incoming images")
     answer: Literal["accept", "reject"] = Field(
-        "accept", title="Answer", description="It can be changed later; only an accepted image can be used"
+        "accept", title="Answer", description="It can be changed later; only an accepted image can be used."
     )
-    key: str = Field(
-        "", title="Wrap under key", description="Of this project, for an encrypted image; empty: the inbox's key"
+    key: str = offered(
+        "keys",
+        "",
+        title="Wrap under key",
+        description="A key of this project, for an encrypted image; none: that of the inbox.",
     )
     blocks: SystemBlocks = blocks()

@@ -8,7 +8,7 @@ from darkroom import rules, sources
 from darkroom.errors import DarkroomError
 from darkroom.importing import ImportRequest
 from darkroom.settings import TagLimits
-from flows.parameters.base import Form, SystemBlocks, blocks, by, image
+from flows.parameters.base import Form, SystemBlocks, blocks, by, host, image, new_name, offered
 
 
 class ImportImage(Form):
@@ -16,40 +16,37 @@ class ImportImage(Form):
 
     source: str = Field(
         title="Source",
-        description="A path on the worker, s3://bucket/key, http(s)://… or nbd://…; any common format, or compressed",
+        description="A path on the worker, s3://bucket/key, http(s)://… or nbd://…; any common format, or compressed.",
         min_length=1,
     )
-    name: Annotated[str, by(rules.check_name)] = Field(
-        title="Name",
-        description="Unique in the project",
-        max_length=rules.MAX_NAME,
-        json_schema_extra={"pattern": rules.NAME_PATTERN},
-    )
-    key: str = Field("", title="Encrypt under key", description="A key of the key manager; empty: not encrypted")
-    type: Literal["system", "data"] = Field("system", title="Type", description="A disk that boots, or one with data")
+    name: Annotated[str, by(rules.check_name)] = new_name("image")
+    key: str = offered("keys", "", title="Encrypt under key", description="A key of the project; none: not encrypted.")
+    type: Literal["system", "data"] = Field("system", title="Type", description="A disk that boots, or one with data.")
     format: Literal["", "raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi"] = Field(
-        "", title="Format", description="What the file must be; empty: its name tells, or its header"
+        "", title="Format", description="What the file must be; none: its name tells, or its header."
     )
     digest: Annotated[str, by(sources.check_digest)] = Field(
-        "", title="Publisher's digest", description="Such as sha256:… ; the import fails if the file has another"
+        "", title="Publisher's digest", description="Such as sha256:…; the import fails if the file has another."
     )
-    os_type: Literal["Linux", "Windows", "Other"] = Field("Other", title="Operating system", description="Its family")
-    os_version: str = Field("", title="Version of the system", description="Such as Debian 12")
-    min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: the disk's own size", ge=0, le=2048)
-    min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: no minimum", ge=0, le=rules.MAX_RAM)
-    max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: no maximum", ge=0, le=rules.MAX_RAM)
     description: Annotated[str, by(rules.check_description)] = Field(
-        "", title="Description", description="One line", max_length=rules.MAX_DESCRIPTION
+        "", title="Description", description="One line.", max_length=rules.MAX_DESCRIPTION
     )
     tags: Annotated[dict[str, str], by(rules.check_tags)] = Field(
         {},
         title="Tags",
-        description='Keys and values as JSON, such as {"team": "web"}',
+        description='Keys and values as JSON, such as {"team": "web"}.',
         json_schema_extra={"maxProperties": TagLimits().count},
     )
-    quick: bool = Field(False, title="Quick import", description="Do not read back what was stored")
-    prove_boot: bool = Field(False, title="Prove boot", description="Boot it first; what does not boot is no image")
-    host: str = Field("", title="Compute host", description="To boot it on; empty: the only one")
+    os_type: Literal["Linux", "Windows", "Other"] = Field(
+        "Other", title="Operating system", description="The family of the guest's."
+    )
+    os_version: str = Field("", title="Version of the system", description="Such as Debian 12.")
+    min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: the disk's own size.", ge=0, le=2048)
+    min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: no minimum.", ge=0, le=rules.MAX_RAM)
+    max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: no maximum.", ge=0, le=rules.MAX_RAM)
+    quick: bool = Field(False, title="Quick import", description="Do not read back what was stored.")
+    prove_boot: bool = Field(False, title="Prove boot", description="Boot it first; what does not boot is no image.")
+    host: str = host("the only one, if it is to boot")
     blocks: SystemBlocks = blocks()
 
     @model_validator(mode="after")
@@ -72,10 +69,10 @@ class ExportImage(Form):
     target: str = Field(
         title="Target",
         description="A path on the worker or s3://bucket/key, which must not exist; of a full-server image a folder "
-        "is made, or one file if the name ends in .ova",
+        "is made, or one file if the name ends in .ova.",
         min_length=1,
     )
     format: Literal["", "qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"] = Field(
-        "", title="Format", description="Of each file; empty: qcow2, of a full-server image vmdk"
+        "", title="Format", description="Of each file; none: qcow2, of a full-server image vmdk."
     )
     blocks: SystemBlocks = blocks()
