@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, apply
     }
     assert images.find(to.catalog, "web-1")["status"] == "active"
 
+    # What is scheduled will run.
+    scheduled = {one["id"] for one in made if one["schedules"]}
+    asked = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    while not scheduled <= {run["deployment_id"] for run in found(f"{url}/flow_runs/filter", password, asked)}:
+        time.sleep(0.5)  # until the test's time is up: the server looks at deployments each few seconds
+
     # Its name is offered by the forms that can use it, and nothing else of the deployments has changed.
     apply()
     again = found(f"{url}/deployments/filter", password)
@@ -88,9 +95,9 @@ def by_name(deployments: list[dict]) -> list[dict]:
     return sorted(deployments, key=lambda one: one["name"])
 
 
-def found(url: str, password: str) -> list[dict]:
+def found(url: str, password: str, asked: dict | None = None) -> list[dict]:
     token = base64.b64encode(password.encode()).decode()
     headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
-    request = urllib.request.Request(url, b"{}", headers)
+    request = urllib.request.Request(url, json.dumps(asked or {}).encode(), headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
