@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from darkroom import manifest, reading
 from darkroom.catalog import Connection, Row, servers
-from darkroom.compute import diskkeys, keeping, overlay
+from darkroom.compute import atrest, diskkeys, keeping, overlay
 from darkroom.compute.domain import Disk
 from darkroom.compute.hosts import Host
 from darkroom.download import DiskReader
@@ -60,7 +60,7 @@ def provide(to: Systems, host: Host, disk: Row, progress: Progress, *, full_copy
             servers.change(connection, "server_disks", disk["id"], status="whole", data_key=None, holder=None)
             connection.execute("DELETE FROM holds WHERE holder = %s", (disk["id"],))
         return
-    socket = keeping.serve(host, disk["id"], to.store.url)
+    socket = keeping.serve(to, host, disk["id"])
     overlay.create(path, disk["size"], key, socket)
     with to.catalog.transaction() as connection:
         servers.change(connection, "server_disks", disk["id"], status="lazy", holder=None)
@@ -88,6 +88,12 @@ def as_disk(host: Host, disk: Row) -> Disk:
     """A disk of a domain."""
     kind: Literal["qcow2"] = "qcow2"
     return Disk(host.disk(disk["id"]), kind, disk["target"], secret=disk["id"] if disk["disk_key"] else None)
+
+
+def at_rest(to: Systems, host: Host, disk: Row) -> atrest.Own:
+    """What it takes to read the file of a disk that no guest uses; raises the errors of the key manager."""
+    passphrase = overlay.passphrase(diskkeys.disk_key(to, disk["id"]))
+    return atrest.Own(passphrase, lambda: keeping.serve(to, host, disk["id"]))
 
 
 def _copy(to: Systems, host: Host, disk: Row, key: bytes, progress: Progress) -> None:

@@ -167,12 +167,15 @@ def _hands_out_functions(text: str) -> bool:
 
 
 def require_memory(connection: Connection, host: Host, place: Place) -> None:
-    """Raise HostFullError if the servers of all projects, with this one, would take more memory than they may."""
+    """Raise HostFullError if the servers of all projects, this one's row among them, take more memory than they may.
+
+    Until the transaction ends, which it should soon, no other server is counted: two never take the last memory both.
+    """
     row = connection.execute("SELECT memory_taken(%s) AS taken", (host.name,)).fetchone()
-    left = place.most_memory - (row["taken"] if row else 0)
-    if place.memory > left:
-        found = f"{max(left, 0)} MiB left of {place.most_memory}"
-        raise HostFullError(host.name, f"{place.memory} MiB of memory", found)
+    assert row
+    if row["taken"] > place.most_memory:
+        left = max(place.most_memory - (row["taken"] - place.memory), 0)
+        raise HostFullError(host.name, f"{place.memory} MiB of memory", f"{left} MiB left of {place.most_memory}")
 
 
 def _require_storage(host: Host, data: int) -> None:

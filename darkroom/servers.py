@@ -91,7 +91,6 @@ def register(to: Systems, request: ServerRequest) -> dict[str, str]:
         disks = hostdisks.of_image(connection, image)
     place = placing.place(host, image, disks, request)
     with to.catalog.transaction() as connection:
-        placing.require_memory(connection, host, place)
         columns = {
             "name": request.name,
             "host": host.name,
@@ -108,6 +107,7 @@ def register(to: Systems, request: ServerRequest) -> dict[str, str]:
             where = {"server_id": server, "target": f"vd{chr(ord('a') + number)}"}
             hostdisks.insert(to, connection, host, image, disk, {**where, "size": size})
         images.record_event(connection, "create server", image["id"], "started", request.name)
+        placing.require_memory(connection, host, place)
     return {"server": str(server), "status": "creating"}
 
 
@@ -193,7 +193,7 @@ def start(to: Systems, reference: str) -> dict[str, Any]:
     row, host = _ready(to, reference)
     for disk in servers.disks(to.catalog, row["id"]):
         if disk["status"] == "lazy":
-            keeping.serve(host, disk["id"], to.store.url)
+            keeping.serve(to, host, disk["id"])
     with compute.open(host.uri) as libvirt:
         if domain.exists(libvirt, row["id"]):
             hostdisks.give_secrets(to, libvirt, servers.disks(to.catalog, row["id"]))

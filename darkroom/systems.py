@@ -59,6 +59,11 @@ def open_systems(
             raise
 
 
+def identity(catalog: Catalog, object_store: Store, key_manager: KeyManager) -> dict[str, str]:
+    """Which systems these are, without a secret: what two processes that work with the same agree on."""
+    return {"catalog": catalog.identity(), "object store": object_store.url, "key manager": key_manager.url}
+
+
 def catalog_dsn(settings: Settings) -> str:
     """The DSN of the catalog; starts the embedded one if it is the one."""
     return settings.catalog_url or postgres.ensure(settings.home / "catalog")

@@ -20,7 +20,7 @@ def tend(to: Systems) -> dict[str, Any]:
         lazy = {row["host"] for row in transaction.execute("SELECT host FROM server_disks WHERE status = 'lazy'")}
         stale_servers, stale_volumes = servers.given_up(transaction), volumes.given_up(transaction)
     here = [host for host in hosts.listed(to.catalog) if host.storage.is_dir()]
-    kept = [host.name for host in here if host.name in lazy and keeping.ensure(host)]
+    kept = [host.name for host in here if host.name in lazy and keeping.ensure(to, host)]
     for host in here:
         if guard.has_left(host.run):
             with connection.open(host.uri) as libvirt:

@@ -126,7 +126,7 @@ def attach(to: Systems, reference: str, server: str) -> dict[str, Any]:
     row = servers.find_volume(to.catalog, reference)
     host = hosts.find(to.catalog, row["host"])
     if row["status"] == "lazy":
-        keeping.serve(host, row["id"], to.store.url)  # the keeper leaves its file to the guest
+        keeping.serve(to, host, row["id"])  # the keeper leaves its file to the guest
     with compute.open(host.uri) as libvirt:
         hostdisks.give_secrets(to, libvirt, [row])
         if not domain.has_disk(libvirt, owner["id"], target):

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -25,7 +27,7 @@ from darkroom.placing import (
 )
 from darkroom.reading import NotReadableError
 from darkroom.settings import Settings
-from darkroom.systems import open_systems
+from darkroom.systems import open_key_manager, open_object_store, open_systems
 from tests import computing, operations
 from tests.computing import create, image_of, request_for, says
 
@@ -152,6 +154,31 @@ def test_what_does_not_suit_the_image_or_the_host_is_refused(to, host, small_dis
     computing.assert_nothing_left(to, host)
 
 
+def test_two_at_the_same_moment_do_not_both_get_the_last_memory(to, host, small_disk, monkeypatch):
+    image_of(to, small_disk)
+    with connection.open(host.uri) as libvirt:
+        most = int(libvirt.getInfo()[1] * 0.6)
+    both, real = threading.Barrier(2), images.record_event
+
+    def together(*arguments):
+        real(*arguments)
+        both.wait(30)  # both have their rows, and neither has committed
+
+    def make(number):
+        try:
+            return servers.register(to, request_for(name=f"web-{number}", memory=most))
+        except HostFullError as error:
+            return error
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(2) as pool:
+        patched.setattr(images, "record_event", together)
+        made = list(pool.map(make, range(2)))
+
+    (refused,) = [each for each in made if isinstance(each, HostFullError)]
+    assert refused.expected == f"{most} MiB of memory"
+    assert [row["memory"] for row in rows.listed(to.catalog)] == [most]
+
+
 def test_an_image_that_is_no_system_or_not_active_is_refused(to, host, small_disk, tmp_path):
     image_of(to, small_disk, type="data")
     with pytest.raises(NotBootableError, match="volume create"):
@@ -223,7 +250,26 @@ def test_a_row_without_a_hold_opens_nothing(to, host, small_disk):
         transaction.execute("DELETE FROM holds")
 
     with pytest.raises(keeping.KeeperRefusedError, match="volume-not-found"):
-        keeping.serve(host, disk["id"], to.store.url)
+        keeping.serve(to, host, disk["id"])
+
+
+def test_a_keeper_with_other_systems_is_noticed_by_whoever_needs_it(to, shared_to, host, small_disk, home):
+    image_of(to, small_disk, endless=True)
+    disk = rows.disks(to.catalog, create(to)["id"])[0]["id"]
+    pid = keeping.ask(host, "status")["pid"]
+    others = {
+        "catalog": dataclasses.replace(to, catalog=shared_to.catalog),
+        "object store": dataclasses.replace(to, store=open_object_store(Settings(store_url=str(home / "other")))),
+        "key manager": dataclasses.replace(to, keys=open_key_manager(Settings(keys_url=str(home / "other.json")))),
+    }
+
+    for name, systems in others.items():
+        for ask in (lambda: keeping.serve(systems, host, disk), lambda: keeping.ensure(systems, host)):  # noqa: B023
+            with pytest.raises(keeping.KeeperSystemsError, match=f"the same {name}, or end process {pid},"):
+                ask()
+    os.kill(pid, signal.SIGTERM)
+    assert domain.wait(lambda: not keeping.control(host).exists(), 20)
+    assert keeping.ensure(to, host)["pid"] != pid
 
 
 def test_a_rotated_key_still_opens_the_disks_that_are_under_it(to, host, small_disk):

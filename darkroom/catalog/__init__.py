@@ -128,6 +128,14 @@ class Catalog:
             for listener in self.listeners:
                 listener(event)
 
+    def identity(self) -> str:
+        """Which database this is, however it is reached and under whichever role."""
+        query = "SELECT current_database() AS name, system_identifier AS number FROM pg_control_system()"
+        with self.transaction() as connection:
+            row = connection.execute(query).fetchone()
+        assert row
+        return f"{row['name']} of server {row['number']}"
+
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()

@@ -49,6 +49,7 @@ class Keeper:
         self._lock = threading.RLock()
         self._said: dict[UUID, str] = {}
         self.store = systems.open_object_store(settings)
+        self.identity = systems.identity(operator, self.store, systems.open_key_manager(settings))
         self.chunks = HostChunks(self.store, ChunkCache(host.cache, host.cache_size))
 
     def run(self) -> None:
@@ -69,7 +70,7 @@ class Keeper:
     def answer(self, command: str, words: dict[str, Any]) -> dict[str, Any]:
         """Do what was asked over the control socket; raises DarkroomError, KeyError, ValueError."""
         if command == "serve":
-            return {"socket": str(self._serve(UUID(words["disk"]), words["store"]))}
+            return {"socket": str(self._serve(UUID(words["disk"])))}
         if command == "release":
             self._release(UUID(words["disk"]))
         elif command == "stop":
@@ -77,11 +78,9 @@ class Keeper:
         elif command != "status":
             raise ValueError(command)
         counts = {"gets": self.chunks.gets, "fetched": self.chunks.fetched}
-        return {"pid": os.getpid(), "disks": [str(disk) for disk in self._disks], **counts}
+        return {"pid": os.getpid(), "systems": self.identity, "disks": [str(disk) for disk in self._disks], **counts}
 
-    def _serve(self, disk: UUID, store: str) -> Path:
-        if store != self.store.url:
-            raise keeping.KeeperRefusedError(self.host.name, f"the object store {self.store.url}", store)
+    def _serve(self, disk: UUID) -> Path:
         row = next(iter(servers.readable(self.operator, self.host.name, disk)), None)
         if row is None:
             raise servers.VolumeMissingError(str(disk))

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from darkroom import systems
 from darkroom.compute import proxy
 from darkroom.compute.hosts import Host
-from darkroom.errors import DarkroomError, UnavailableError
+from darkroom.errors import ConflictError, DarkroomError, UnavailableError
+from darkroom.systems import Systems
 
 _READY = 60.0
 _ANSWER = 90.0
@@ -33,6 +35,13 @@ class KeeperError(UnavailableError):
     what = "the process that serves images to this host's servers does not answer"
 
 
+class KeeperSystemsError(ConflictError):
+    """The keeper was started by a command that works with another catalog, object store or key manager."""
+
+    code = "keeper-systems"
+    what = "the process that serves images to this host's servers works with other systems than this command"
+
+
 class KeeperRefusedError(DarkroomError):
     """The keeper answers that it cannot."""
 
@@ -40,12 +49,24 @@ class KeeperRefusedError(DarkroomError):
     what = "the disk cannot be served"
 
 
-def ensure(host: Host) -> dict[str, Any]:
-    """Make sure that the keeper of the host runs, and return its status; raises KeeperError."""
+def ensure(to: Systems, host: Host) -> dict[str, Any]:
+    """Make sure that the keeper of the host runs, with our systems; its status. Raises KeeperError, KeeperSystemsError.
+
+    It works with those of the environment of whoever started it.
+    """
     try:
-        return ask(host, "status")
+        status = ask(host, "status")
     except KeeperError:
-        pass
+        status = _started(host)
+    for name, ours in systems.identity(to.catalog, to.store, to.keys).items():
+        theirs = status["systems"][name]
+        if theirs != ours:
+            remedy = f"work with the same {name}, or end process {status['pid']}, and the next command starts another"
+            raise KeeperSystemsError(host.name, f"{name} {ours}", theirs, remedy)
+    return status
+
+
+def _started(host: Host) -> dict[str, Any]:
     host.prepare()
     with open(host.run / "start.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -81,12 +102,12 @@ def ask(host: Host, command: str, **words: Any) -> dict[str, Any]:
     return found
 
 
-def serve(host: Host, disk: UUID, store: str) -> Path:
-    """Have a disk served as its row says, from the store that we work with; return the socket for QEMU."""
+def serve(to: Systems, host: Host, disk: UUID) -> Path:
+    """Have a disk served as its row says; return the socket for QEMU. Raises what `ensure` and `ask` raise."""
     for attempt in range(_TRIES):
         try:
-            ensure(host)
-            return Path(ask(host, "serve", disk=str(disk), store=store)["socket"])
+            ensure(to, host)
+            return Path(ask(host, "serve", disk=str(disk))["socket"])
         except KeeperError:  # it may have ended in this moment, with nothing left to do
             if attempt == _TRIES - 1:
                 raise
