@@ -27,6 +27,13 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--uri", default="qemu:///system", help="of libvirt on this machine")
     parser.add_argument("--storage", default="", help="a folder for disks and caches; by default below DARKROOM_HOME")
     parser.add_argument("--cache", type=int, default=20, metavar="GIB", help="what the chunk cache may take")
+    parser.add_argument(
+        "--open-to",
+        action="append",
+        default=[],
+        metavar="PROJECT",
+        help="may capture domains that Darkroom did not make; may be repeated; default: no project",
+    )
     parser.set_defaults(run=add)
     parser = group.add_parser("list", help="list the compute hosts")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
@@ -47,7 +54,7 @@ def add(options: argparse.Namespace) -> int:
     rules.check_name(options.name)
     settings = Settings()
     storage = Path(options.storage or settings.home / "hosts" / options.name).absolute()
-    host = Host(options.name, options.uri, storage, "tcg", options.cache * GiB)
+    host = Host(options.name, options.uri, storage, "tcg", options.cache * GiB, tuple(options.open_to))
     hosts.check_storage(host)
     host.prepare()
     host = checks.accelerated(host)
@@ -70,7 +77,8 @@ def list_(options: argparse.Namespace) -> int:
         print(json.dumps([{**asdict(host), "storage": str(host.storage)} for host in found]))
         return 0
     for host in found:
-        print(f"{host.name}  {host.accelerator}  {host.uri}  {host.storage}")
+        open_to = f"  open to {', '.join(host.open_to)}" if host.open_to else ""
+        print(f"{host.name}  {host.accelerator}  {host.uri}  {host.storage}{open_to}")
     return 0
 
 

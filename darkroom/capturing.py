@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from darkroom import creation, reading, rules
+from darkroom import creation, hostdisks, reading, rules
 from darkroom.catalog import Row, images, servers
 from darkroom.compute import atrest, backup, connection, domain, hosts, throwaway
 from darkroom.compute.backup import Disk
@@ -68,7 +68,8 @@ class CaptureRequest:
 def register(to: Systems, request: CaptureRequest) -> dict[str, str]:
     """Make the row and take its lease, or find those of an attempt that was killed; the image's id and status.
 
-    Raises DomainMissingError, DiskMissingError, OtherServerError, and what `creation.register` raises.
+    Raises DomainMissingError, also for what others made and the project may not capture, DiskMissingError,
+    OtherServerError, and what `creation.register` raises.
     """
     request.check()
     host, uuid = _find(to, request)
@@ -100,13 +101,38 @@ def _find(to: Systems, request: CaptureRequest) -> tuple[hosts.Host, UUID]:
         return hosts.find(to.catalog, row["host"]), row["id"]
     except servers.ServerMissingError:
         host = hosts.find(to.catalog, request.host)
+    _require_open(to, host, request.server)
     with connection.open(host.uri) as libvirt:
         uuid = domain.find(libvirt, request.server)
-        passing = domain.lookup(libvirt, uuid).name().startswith(throwaway.PREFIX)
+        _require_foreign(to, libvirt, uuid, request.server)
+    return host, uuid
+
+
+def _require_open(to: Systems, host: hosts.Host, which: str) -> None:
+    """Raise DomainMissingError unless the operator lets the project capture what others made on the host."""
+    if to.settings.project not in host.open_to:
+        again = f"`darkroom host add {host.name}` again, as before and with `--open-to {to.settings.project}`"
+        remedy = f"if others than Darkroom made it, the operator must let this project capture it: {again}"
+        raise connection.DomainMissingError(which, "a server of the project", "none", remedy)
+
+
+def _require_foreign(to: Systems, libvirt: Any, uuid: UUID, which: str) -> None:
+    """Raise DomainMissingError for what is, or may be, another project's: a server, a guest of a boot proof."""
     with to.catalog.transaction() as transaction:
         found = transaction.execute("SELECT is_server(%s) AS taken", (uuid,)).fetchone()
-    if passing or (found and found["taken"]):  # it is, or may be, another project's
-        raise connection.DomainMissingError(request.server)
+    if (found and found["taken"]) or domain.lookup(libvirt, uuid).name().startswith(throwaway.PREFIX):
+        raise connection.DomainMissingError(which)
+
+
+def _planned(to: Systems, plan: dict[str, Any]) -> tuple[hosts.Host, UUID]:
+    """The host and the domain of a capture that was begun. The row may be written by whoever acts as the project."""
+    host, uuid = hosts.find(to.catalog, plan["host"]), UUID(plan["domain"])
+    try:
+        servers.find_server(to.catalog, str(uuid))
+    except servers.ServerMissingError:
+        _require_open(to, host, plan["server"])
+        with connection.open(host.uri) as libvirt:
+            _require_foreign(to, libvirt, uuid, plan["server"])
     return host, uuid
 
 
@@ -191,16 +217,16 @@ class _Instant:
 @contextmanager
 def _instant(to: Systems, row: Row) -> Iterator[_Instant]:
     plan = row["properties"]["capture"]
-    host, uuid = hosts.find(to.catalog, plan["host"]), UUID(plan["domain"])
+    host, uuid = _planned(to, plan)
     host.prepare()
     with connection.open(host.uri) as libvirt:
         disks = {disk.target: disk for disk in backup.disks(libvirt, uuid)}
         wanted = [_present(disks, target, plan["server"]) for target in plan["disks"]]
         if domain.state(libvirt, uuid)[0] in ("stopped", "crashed"):
-            folder = creation.spool(to, row)
             note = "the server is stopped: all was read" if plan.get("since") else ""
+            ours = {str(host.disk(disk["id"])): disk for disk in servers.disks(to.catalog, uuid)}
             yield _Instant(
-                lambda target: atrest.open_disk(disks[target], folder, to.settings),
+                lambda target: _open_at_rest(to, row, host, disks[target], ours),
                 "application" if domain.ended_well(libvirt, uuid) else "crash",
                 note=note,
             )
@@ -216,6 +242,15 @@ def _present(disks: dict[str, Disk], target: str, server: str) -> Disk:
     if target not in disks:
         raise DiskMissingError(server, target, ", ".join(disks))
     return disks[target]
+
+
+def _open_at_rest(
+    to: Systems, row: Row, host: hosts.Host, disk: Disk, ours: dict[str, Row]
+) -> AbstractContextManager[Reader]:
+    """A disk of a stopped server; `ours` are those that Darkroom made, by their files."""
+    made = ours.get(disk.path)
+    own = hostdisks.at_rest(to, host, made) if made else None
+    return atrest.open_disk(disk, creation.spool(to, row), to.settings, own)
 
 
 @contextmanager
@@ -244,7 +279,7 @@ def settle(to: Systems, image: str) -> None:
     keep = [checkpoint(UUID(plan["since"]))] if plan.get("since") else []
     keep += [checkpoint(row["id"])] if row["status"] == "active" else []
     try:
-        host, uuid = hosts.find(to.catalog, plan["host"]), UUID(plan["domain"])
+        host, uuid = _planned(to, plan)
         with connection.open(host.uri) as libvirt:
             if row["status"] == "active":
                 backup.prune(libvirt, uuid, keep)

@@ -135,14 +135,14 @@ def libvirt_uri(short_folder):
 
 @pytest.fixture
 def host(libvirt_uri, catalog_url, short_folder):
-    """The private libvirt, as the one compute host of the catalog; nothing is left on it."""
+    """The private libvirt, as the one compute host of the catalog, open to `default`; nothing is left on it."""
     from darkroom.catalog import Catalog
     from darkroom.compute import connection
     from darkroom.compute.hosts import Host, add
 
     storage = short_folder / f"host{next(_numbers)}"
     with Catalog(catalog_url, None) as operator:
-        add(operator, Host("kvm1", libvirt_uri, storage, "tcg", 1 << 30))
+        add(operator, Host("kvm1", libvirt_uri, storage, "tcg", 1 << 30, ("default",)))
     with connection.open(libvirt_uri) as found:
         yield found
     assert not [path for path in (storage / "run").glob("*") if path.name.startswith(("capture-", "proof-"))]

@@ -1,11 +1,12 @@
 """Capture of domains on a private libvirt, running and stopped, judged by qemu-img and by what is left behind."""
 
+import dataclasses
 import os
 import random
 import signal
 import subprocess
 import sys
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import libvirt
 import libvirt_qemu
@@ -373,3 +374,44 @@ def test_the_guests_of_other_projects_are_not_there(to, host, server, catalog_ur
     for reference in (made.name, str(made.uuid), "theirs", passing.name, str(passing.uuid)):
         with pytest.raises(connection.DomainMissingError):
             capturing.register(to, CaptureRequest(server=reference, name="golden"))
+
+
+def test_the_operator_says_who_may_capture_what_darkroom_did_not_make(to, host, server, catalog_url):
+    made = server(formats=("qcow2",), start=False)
+    with Catalog(catalog_url, None) as operator:
+        hosts.add(operator, dataclasses.replace(hosts.find(operator), open_to=()))
+
+    told = set()
+    for reference in (made.name, str(made.uuid), "nothing"):
+        with pytest.raises(connection.DomainMissingError, match=r"kvm1.*--open-to default") as caught:
+            capturing.register(to, CaptureRequest(server=reference, name="golden"))
+        told.add(str(caught.value).replace(reference, ""))
+
+    assert len(told) == 1  # not even that there is one
+
+
+@pytest.mark.parametrize("open_to", [(), ("default",)])
+def test_a_row_that_names_another_domain_captures_nothing(to, host, server, catalog_url, open_to):
+    """Whoever acts as a project by SQL can write what a capture of its own was begun with."""
+    made, theirs = server(formats=("qcow2",)), server(formats=("qcow2",))
+    image = capturing.register(to, CaptureRequest(server=made.name, name="golden"))["image"]
+    with Catalog(catalog_url, None) as operator, operator.transaction() as transaction:
+        create_project(transaction, "stranger")
+        if open_to:
+            transaction.execute(
+                """INSERT INTO servers (id, project_id, name, host, image_id, cpus, memory, boot_mode, network, request)
+                SELECT %s, id, 'theirs', 'kvm1', gen_random_uuid(), 1, 64, 'bios', '', '{}'
+                FROM projects WHERE name = 'stranger'""",
+                (theirs.uuid,),
+            )
+    with Catalog(catalog_url, None) as operator:
+        hosts.add(operator, dataclasses.replace(hosts.find(operator), open_to=open_to))
+    with to.catalog.transaction() as transaction:
+        properties = images.get(to.catalog, image)["properties"]
+        plan = {**properties["capture"], "domain": str(theirs.uuid)}
+        images.update(transaction, UUID(image), properties={**properties, "capture": plan})
+
+    creation.create_data_key(to, image)
+    with pytest.raises(connection.DomainMissingError):
+        capturing.take(to, image, operations.quiet)
+    capturing.settle(to, image)

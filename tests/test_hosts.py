@@ -1,5 +1,6 @@
 """Compute hosts: added when guests run there, looked at, told what is missing, removed when empty."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 
 from commands import main
 from darkroom import servers
-from darkroom.catalog import Catalog
+from darkroom.catalog import Catalog, ProjectMissingError, create_project
 from darkroom.compute import checks, hosts
 from darkroom.compute.connection import HostUnavailableError
 from darkroom.compute.hosts import Host, HostAmbiguousError, HostInUseError, HostMissingError, HostTakenError
@@ -21,7 +22,7 @@ def run(capsys, *words):
 
 
 def test_a_host_is_added_when_a_guest_ran_on_it_and_is_listed_and_checked(to, libvirt_uri, home, capsys):
-    code, out, err = run(capsys, "host", "add", "kvm1", "--uri", libvirt_uri, "--cache", "1")
+    code, out, err = run(capsys, "host", "add", "kvm1", "--uri", libvirt_uri, "--cache", "1", "--open-to", "default")
     assert (code, out) == (0, "kvm1")
 
     _, out, _ = run(capsys, "host", "list", "--json")
@@ -32,6 +33,7 @@ def test_a_host_is_added_when_a_guest_ran_on_it_and_is_listed_and_checked(to, li
         "storage": f"{home}/hosts/kvm1",
         "accelerator": found["accelerator"],
         "cache_size": 1 << 30,
+        "open_to": ["default"],
     }
     assert ("emulated" in err) == (found["accelerator"] == "tcg")
     code, out, _ = run(capsys, "host", "check", "--json")
@@ -76,16 +78,6 @@ def test_what_is_missing_is_named_with_what_to_install(compute_host, monkeypatch
     assert [name for name in found if found[name].verdict == "slow"] == ["UEFI", "space"]
 
 
-def test_folders_that_qemus_account_cannot_pass_are_named(compute_host, monkeypatch):
-    monkeypatch.setattr(checks.domain, "account", lambda _: (64055, 107))
-    compute_host.storage.parent.chmod(0o700)
-
-    found = {finding.what: finding for finding in checks.check(compute_host)}
-
-    assert found["rights"].verdict == "missing"
-    assert "chmod o+x" in found["rights"].remedy
-
-
 def test_a_host_with_servers_stays_and_a_name_belongs_to_one_storage(to, compute_host, small_disk, catalog_url):
     computing.image_of(to, small_disk, endless=True)
     servers.register(to, computing.request_for())
@@ -101,6 +93,25 @@ def test_a_host_with_servers_stays_and_a_name_belongs_to_one_storage(to, compute
         hosts.find(to.catalog)
     with to.catalog.transaction() as transaction, pytest.raises(Exception, match="permission denied"):
         transaction.execute("DELETE FROM hosts")
+
+
+def test_a_host_is_open_to_those_projects_that_the_operator_names_now(to, compute_host, catalog_url, capsys):
+    with Catalog(catalog_url, None) as operator:
+        with operator.transaction() as transaction:
+            create_project(transaction, "acme")
+        hosts.add(operator, dataclasses.replace(compute_host, open_to=("default", "acme", "default")))
+        assert hosts.find(operator).open_to == ("acme", "default")
+        assert hosts.find(to.catalog).open_to == ("default",)  # a project sees no other's name
+        assert run(capsys, "host", "list")[1].endswith("/host  open to acme, default")
+
+        with pytest.raises(ProjectMissingError):
+            hosts.add(operator, dataclasses.replace(compute_host, open_to=("nobody",)))
+        assert hosts.find(operator).open_to == ("acme", "default")
+        hosts.add(operator, compute_host)
+        assert hosts.find(to.catalog).open_to == ()
+    for statement in ("INSERT INTO open_hosts SELECT 'kvm1', current_project()", "DELETE FROM open_hosts"):
+        with to.catalog.transaction() as transaction, pytest.raises(Exception, match="permission denied"):
+            transaction.execute(statement)
 
 
 def test_a_libvirt_that_went_away_is_told_by_whoever_needs_it(to, compute_host, small_disk, catalog_url):

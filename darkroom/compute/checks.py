@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,4 +126,4 @@ def accelerated(host: Host) -> hosts.Host:
     """The same host, with what a probe proves now."""
     with connection.open(host.uri) as libvirt:
         kind = probe.accelerator(libvirt, host.run)
-    return Host(host.name, host.uri, host.storage, kind, host.cache_size)
+    return replace(host, accelerator=kind)

@@ -4,13 +4,14 @@ Darkroom runs on the host whose servers it makes, with a worker on each: disks, 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 import psycopg
 
-from darkroom.catalog import Catalog, Row
+from darkroom.catalog import DEFAULT_PROJECT, Catalog, Connection, ProjectMissingError, Row, create_project
 from darkroom.errors import ConflictError, MissingError, RefusedError
 
 _STORAGE = re.compile(r"/[A-Za-z0-9._/-]{1,66}")
@@ -67,6 +68,8 @@ class Host:
     storage: Path
     accelerator: str
     cache_size: int
+    open_to: tuple[str, ...] = ()
+    """The projects that may capture domains which Darkroom did not make; a project sees itself alone."""
 
     @property
     def cache(self) -> Path:
@@ -103,7 +106,7 @@ def check_storage(host: Host) -> None:
 
 
 def add(operator: Catalog, host: Host) -> None:
-    """Record a host; the same again with other values changes it. Raises StorageError."""
+    """Record a host; the same again with other values changes it. Raises StorageError, ProjectMissingError."""
     check_storage(host)
     with operator.transaction() as connection:
         connection.execute(
@@ -113,8 +116,20 @@ def add(operator: Catalog, host: Host) -> None:
             (host.name, host.uri, str(host.storage), host.accelerator, host.cache_size),
         )
         row = connection.execute("SELECT * FROM hosts WHERE name = %s", (host.name,)).fetchone()
-    if row is None or row["storage"] != str(host.storage):
-        raise HostTakenError(host.name, str(host.storage), row["storage"] if row else "")
+        if row is None or row["storage"] != str(host.storage):
+            raise HostTakenError(host.name, str(host.storage), row["storage"] if row else "")
+        _open(connection, host.name, host.open_to)
+
+
+def _open(connection: Connection, host: str, projects: Sequence[str]) -> None:
+    """Let these projects, and no others, capture what others made."""
+    connection.execute("DELETE FROM open_hosts WHERE host = %s", (host,))
+    for name in dict.fromkeys(projects):
+        if name == DEFAULT_PROJECT:
+            create_project(connection, name)  # as whoever uses it first does
+        query = "INSERT INTO open_hosts SELECT %s, id FROM projects WHERE name = %s RETURNING host"
+        if not connection.execute(query, (host, name)).fetchone():
+            raise ProjectMissingError(name, "", "", "see `darkroom project list`")
 
 
 def remove(operator: Catalog, name: str) -> Host:
@@ -141,9 +156,12 @@ def find(catalog: Catalog, name: str = "") -> Host:
 def listed(catalog: Catalog) -> list[Host]:
     """All hosts by name."""
     with catalog.transaction() as connection:
-        rows = connection.execute("SELECT * FROM hosts ORDER BY name").fetchall()
+        query = """SELECT h.*, ARRAY(SELECT p.name FROM open_hosts o JOIN projects p ON p.id = o.project_id
+            WHERE o.host = h.name ORDER BY p.name) AS open_to FROM hosts h ORDER BY h.name"""
+        rows = connection.execute(query).fetchall()
     return [_host(row) for row in rows]
 
 
 def _host(row: Row) -> Host:
-    return Host(row["name"], row["uri"], Path(row["storage"]), row["accelerator"], row["cache_size"])
+    storage, open_to = Path(row["storage"]), tuple(row["open_to"])
+    return Host(row["name"], row["uri"], storage, row["accelerator"], row["cache_size"], open_to)
