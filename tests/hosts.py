@@ -7,6 +7,7 @@ run however that ends, and so do its domains.
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,10 +23,10 @@ auth_unix_rw = "none"
 auth_unix_ro = "none"
 """
 _QEMU = """
-user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
+user = "{user}"
+group = "{user}"
+dynamic_ownership = {owns}
+remember_owner = {owns}
 security_driver = "none"
 stdio_handler = "file"
 namespaces = []
@@ -34,10 +35,11 @@ cgroup_controllers = []
 
 
 @contextmanager
-def libvirtd(folder: Path, cache: Path) -> Iterator[str]:
+def libvirtd(folder: Path, cache: Path, user: str = "root") -> Iterator[str]:
     """Run it with all its files below `folder`, which has a short name; yields the URI.
 
-    What it finds out about QEMU, which takes it seconds, is kept in `cache` for the next run.
+    What it finds out about QEMU, which takes it seconds, is kept in `cache` for the next run. QEMU runs as `user`; if
+    that is not root, libvirt gives it the files and takes them back, as a distribution has it.
     """
     mounts = {folder / name: Path(place) for name, place in _FOLDERS.items()} | {cache: Path("/var/cache/libvirt")}
     for source, place in mounts.items():
@@ -45,7 +47,12 @@ def libvirtd(folder: Path, cache: Path) -> Iterator[str]:
         place.mkdir(parents=True, exist_ok=True)
     (folder / "sock").mkdir()
     (folder / "etc/libvirtd.conf").write_text(_LIBVIRTD.format(folder=folder))
-    (folder / "etc/qemu.conf").write_text(_QEMU)
+    (folder / "etc/qemu.conf").write_text(_QEMU.format(user=user, owns=int(user != "root")))
+    if Path("/dev/kvm").exists() and user != "root":
+        # Where libvirt may use it and QEMU may not, libvirt asks QEMU for what it can do again and again.
+        os.mknod(folder / "kvm", stat.S_IFCHR | 0o660, os.stat("/dev/kvm").st_rdev)
+        shutil.chown(folder / "kvm", user, user)
+        mounts[folder / "kvm"] = Path("/dev/kvm")
     script = "".join(f"mount --bind {source} {place} && " for source, place in mounts.items())
     script += f"exec setpriv --pdeathsig KILL libvirtd -f /etc/libvirt/libvirtd.conf -p {folder}/pid"
     with open(folder / "log/libvirtd.log", "ab") as log:
