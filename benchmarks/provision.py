@@ -162,7 +162,7 @@ def lazy(
         recorder = profiles.Recorder(reader)
         try:
             with NbdServer(recorder, export):
-                proxy.ensure(socket, export, (0, 0))
+                proxy.ensure(socket, export, 0)
                 overlay.create(path, reader.size, b"", socket)
                 seconds = time.monotonic() - began + boot(host, Disk(path, "qcow2"), folder, marker)
                 return Lazy(seconds, cache.fetched, recorder.chunks)

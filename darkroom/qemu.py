@@ -63,10 +63,14 @@ class ConvertError(DarkroomError):
 
 
 @contextmanager
-def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Reader]:
+def serve(
+    source: Source, inspection: Inspection, folder: Path, *, passphrase: bytes = b"", backing: Path | None = None
+) -> Iterator[Reader]:
     """The guest-visible bytes of a source, by a confined qemu-nbd; sockets are made below `folder`.
 
-    Raises SourceUnreadableError, SizeMismatchError, NbdUnavailableError, and what reading the source raises.
+    `passphrase` opens the LUKS layer of a qcow2; `backing` is the socket of an NBD export of the raw disk that it lies
+    over, which its header names and nothing else: QEMU takes no other in its place. Raises SourceUnreadableError,
+    SizeMismatchError, NbdUnavailableError, and what reading the source raises.
     """
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qemu-", dir=_short(folder))))
@@ -75,11 +79,15 @@ def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Read
         options = f"driver={DRIVERS[inspection.format]},{file}"
         if inspection.format == "vhd":
             options += ",force_size_calc=current_size"
-        arguments = ["qemu-nbd", "--read-only", "--persistent", f"--shared={_CONNECTIONS * 2}", "--image-opts"]
+        if backing:
+            options += ",backing.driver=raw"
+        words, pipes = stack.enter_context(secret(passphrase))
+        options += ",encrypt.key-secret=key" if passphrase else ""
+        arguments = ["qemu-nbd", "--read-only", "--persistent", f"--shared={_CONNECTIONS * 2}", *words, "--image-opts"]
         confined = sandbox.running(
             [*arguments, "--socket", str(path), options],
-            write=[place],
-            descriptors=descriptors,
+            write=[place, backing] if backing else [place],
+            descriptors=[*descriptors, *pipes],
             file_size=_MAX_WORDS,
         )
         process = stack.enter_context(confined)
@@ -94,6 +102,24 @@ def serve(source: Source, inspection: Inspection, folder: Path) -> Iterator[Read
             for error in behind.errors if behind else []:
                 raise error from None
             raise
+
+
+@contextmanager
+def secret(passphrase: bytes) -> Iterator[tuple[list[str], list[int]]]:
+    """The options by which a tool of QEMU finds a passphrase in a pipe, as `key`, and the descriptors that it needs.
+
+    Neither its command line nor any file has it. None are needed for an empty one.
+    """
+    if not passphrase:
+        yield [], []
+        return
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, passphrase)
+        os.close(writing)
+        yield ["--object", f"secret,id=key,file=/dev/fd/{reading}"], [reading]
+    finally:
+        os.close(reading)
 
 
 def _file_node(stack: ExitStack, source: Source, place: Path) -> tuple[str, list[int], server.NbdServer | None]:

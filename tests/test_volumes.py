@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from darkroom import deleting, servers, volumes
+from darkroom import deleting, qemu, servers, volumes
 from darkroom.catalog import images
 from darkroom.catalog import servers as rows
 from darkroom.compute import connection, diskkeys, domain, keeping, overlay
@@ -42,7 +42,7 @@ def content_is(to, host, name, disk):
     """Compare with qemu-img, which opens the file with its key."""
     row = rows.find_volume(to.catalog, name)
     path = host.disk(row["id"])
-    with overlay.secret(diskkeys.disk_key(to, row["id"])) as (options, descriptors):
+    with qemu.secret(overlay.passphrase(diskkeys.disk_key(to, row["id"]))) as (options, descriptors):
         opened = f"driver=qcow2,encrypt.key-secret=key,file.filename={path}"
         words = ["qemu-img", "compare", *options, "--image-opts", opened, f"driver=raw,file.filename={disk}"]
         done = subprocess.run(words, capture_output=True, text=True, pass_fds=descriptors, check=False)

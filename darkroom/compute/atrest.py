@@ -3,11 +3,13 @@
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from darkroom import formats, rawview
+from darkroom import formats, qemu, rawview
+from darkroom.compute import overlay
 from darkroom.compute.backup import Disk
 from darkroom.compute.connection import DomainStateError
 from darkroom.errors import RefusedError
@@ -19,6 +21,9 @@ from darkroom.sources import Source, local
 _WRITES, _LETS_NOBODY_WRITE = 101, 201
 """Bytes of a file that QEMU locks (block/file-posix.c): held by who writes, held by who lets nobody write."""
 _LOCK = struct.Struct("hhqqi4x")
+_HEADER = struct.Struct(">8xQI4xQ")
+"""Of a qcow2: where the name of its backing file is, or 0, and how long; the guest-visible size."""
+_LONGEST_NAME = 1023
 
 
 class DiskKindError(RefusedError):
@@ -29,22 +34,58 @@ class DiskKindError(RefusedError):
     default_remedy = "start the server, and capture it while it runs"
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What is known of a disk that Darkroom made: what opens its file, if it is sealed, else b"".
+
+    `export` has served what the file has not yet of its image, and returns the socket.
+    """
+
+    passphrase: bytes
+    export: Callable[[], Path]
+
+
 @contextmanager
-def open_disk(disk: Disk, folder: Path, settings: Settings) -> Iterator[Reader]:
+def open_disk(disk: Disk, folder: Path, settings: Settings, own: Own | None = None) -> Iterator[Reader]:
     """The guest-visible bytes, in the format that libvirt states; whatever a guest wrote to its raw disk is data.
 
-    While it is open, QEMU cannot start a guest with the disk. Raises DiskKindError, DomainStateError if something
-    writes to it, and SourceChangedError at the end if it is not what it was.
+    Only of an `own` disk is the file sealed, or read over what its image has. While it is open, QEMU cannot start a
+    guest with the disk. Raises DiskKindError, DomainStateError if something writes to it, and SourceChangedError at the
+    end if it is not what it was.
     """
     if not disk.path or disk.format not in ("raw", "qcow2"):
         raise DiskKindError(disk.target, "a raw or qcow2 file or device", f"{disk.format} {disk.path}")
     with local.open_path(Path(disk.path)) as source:
         _lock(source, disk)
-        raw = disk.format == "raw"
-        found = Inspection("raw", source.reader.size) if raw else _qcow2(source, disk, settings)
-        with rawview.open_disk(source, found, folder) as reader:
+        with _view(source, disk, folder, settings, own) as reader:
             yield reader
             source.check_unchanged()
+
+
+def _view(
+    source: Source, disk: Disk, folder: Path, settings: Settings, own: Own | None
+) -> AbstractContextManager[Reader]:
+    if own:
+        size, export = _own(source, disk, own)
+        return qemu.serve(source, Inspection("qcow2", size), folder, passphrase=own.passphrase, backing=export)
+    raw = disk.format == "raw"
+    found = Inspection("raw", source.reader.size) if raw else _qcow2(source, disk, settings)
+    return rawview.open_disk(source, found, folder)
+
+
+def _own(source: Source, disk: Disk, own: Own) -> tuple[int, Path | None]:
+    """The size of the disk, and the socket of what its file lies over, if anything.
+
+    Darkroom wrote the header; a guest that broke into its QEMU could have written another.
+    """
+    at, length, size = _HEADER.unpack(source.reader.read(0, _HEADER.size))
+    if not at:
+        return size, None
+    export = own.export()
+    name, ours = source.reader.read(at, min(length, _LONGEST_NAME)), overlay.uri(export).encode()
+    if name != ours:
+        raise DiskKindError(disk.target, ours.decode(), name.decode(errors="replace"))
+    return size, export
 
 
 def _qcow2(source: Source, disk: Disk, settings: Settings) -> Inspection:

@@ -4,10 +4,7 @@ The file of a disk from an encrypted image has a LUKS layer of its own, so that 
 clear. Its key goes to QEMU's tools through a pipe, to libvirt as a secret that it keeps in memory alone.
 """
 
-import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,6 +12,7 @@ from xml.sax.saxutils import escape
 
 import libvirt
 
+from darkroom import qemu
 from darkroom.compute import connection, sealedfile
 from darkroom.errors import DarkroomError
 
@@ -50,19 +48,20 @@ def create(path: Path, size: int, key: bytes, backing: Path | None = None) -> No
     else:
         words = ["-u", "-F", "raw", "-b", uri(backing)] if backing else []
         _run(["qemu-img", "create", "-q", "-f", "qcow2", *words, str(part), str(size)], path)
+    part.chmod(0o600)
     part.rename(path)
 
 
 def copying(path: Path, source: Path, key: bytes) -> subprocess.Popen[bytes]:
     """Begin to copy the export on the socket `source` into the file of a disk, which exists."""
-    with secret(key) as (options, descriptors):
+    with qemu.secret(passphrase(key)) as (options, descriptors):
         target = ["-n", "--target-image-opts", *options, uri(source), _image(path, key)]
         return _begin(["qemu-img", "convert", "-f", "raw", *target], descriptors)
 
 
 def flattening(path: Path, key: bytes) -> subprocess.Popen[bytes]:
     """Begin to take into a file that no guest uses what it has not yet from its backing, and then let go of that."""
-    with secret(key) as (options, descriptors):
+    with qemu.secret(passphrase(key)) as (options, descriptors):
         words = ["qemu-img", "rebase", "--image-opts", *options, "-b", "", "-F", "raw", _image(path, key)]
         return _begin(words, descriptors)
 
@@ -72,21 +71,6 @@ def ended(path: Path, process: subprocess.Popen[bytes]) -> None:
     _, said = process.communicate()
     if process.returncode:
         raise OverlayError(str(path), "", said.decode(errors="replace").strip() or f"exit code {process.returncode}")
-
-
-@contextmanager
-def secret(key: bytes) -> Iterator[tuple[list[str], list[int]]]:
-    """The options by which a tool of QEMU finds the key in a pipe, and the descriptors that it needs for that."""
-    if not key:
-        yield [], []
-        return
-    reading, writing = os.pipe()
-    try:
-        os.write(writing, passphrase(key))
-        os.close(writing)
-        yield ["--object", f"secret,id=key,file=/dev/fd/{reading}"], [reading]
-    finally:
-        os.close(reading)
 
 
 def give_secret(host: Any, disk: UUID, key: bytes) -> UUID:
@@ -107,7 +91,7 @@ def forget_secret(host: Any, disk: UUID) -> None:
 
 
 def passphrase(key: bytes) -> bytes:
-    """What opens the LUKS layer of a disk with this key: text, for libvirt and QEMU take no other."""
+    """What opens the LUKS layer of a disk with this key: text, for libvirt and QEMU take no other. Empty for none."""
     return key.hex().encode()
 
 

@@ -25,8 +25,11 @@ class ProxyError(DarkroomError):
     default_remedy = "see `darkroom host check`"
 
 
-def ensure(socket: Path, export: Path, owner: tuple[int, int]) -> None:
-    """Have a proxy of the export on `export` listen at `socket`, which belongs to the account of QEMU alone."""
+def ensure(socket: Path, export: Path, owner: int) -> None:
+    """Have a proxy of the export on `export` listen at `socket`, for the account of QEMU and our own group alone.
+
+    A confined program of ours, which has no right of root's but its group, reads there what a disk at rest lacks.
+    """
     if _pid(socket):
         return
     socket.unlink(missing_ok=True)
@@ -46,9 +49,9 @@ def ensure(socket: Path, export: Path, owner: tuple[int, int]) -> None:
     )
     if done.returncode or not socket.exists():
         raise ProxyError(str(socket), "exit code 0", str(done.returncode))
-    socket.chmod(0o600)
+    socket.chmod(0o660)
     if os.geteuid() == 0:
-        os.chown(socket, *owner)
+        os.chown(socket, owner, os.getegid())
 
 
 def stop(socket: Path) -> None:

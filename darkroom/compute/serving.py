@@ -36,7 +36,7 @@ class Served:
         table = manifest.read(to.store, row["image_id"], row["image_disk"], row["manifest_digest"])
         data_key, locate = diskkeys.data_key(to, self.id), reading.locator(operator, row["image_id"])
         with connection.open(host.uri) as libvirt:
-            self._owner = domain.account(libvirt)
+            self._owner, _ = domain.account(libvirt)
         with to.catalog.transaction() as transaction:
             profile = profiles.load(transaction, row["image_id"], row["image_disk"])
         socket = keeping.export_socket(host, self.id)
