@@ -150,25 +150,30 @@ def upload_disks(to: Systems, row: Row, open_disk: OpenDisk, progress: Progress)
         with open_disk(disk["number"]) as reader:
             upload.upload(reader, target, _part(progress, disks, disk["number"]))
         found.append(assembly.write_manifest(target, disk["virtual_size"]))
-    uploads.drop_unused(to.catalog, row["id"])
     sizes = {name: sum(getattr(totals, name) for totals in found) for name in _SIZES}
     digest = content.digest_of_disks([totals.content_digest for totals in found])
     manifests = [(totals.manifest_digest, totals.manifest_mac) for totals in found]
-    return record_upload(to, row, sizes, digest, manifests)
+    with to.catalog.transaction() as connection:
+        recorded = record_upload(connection, row, sizes, digest, manifests)
+        uploads.drop_unused(connection, row["id"])
+    return recorded
 
 
 def record_upload(
-    to: Systems, row: Row, sizes: dict[str, int], digest: bytes, manifests: Sequence[tuple[bytes, bytes | None]]
+    connection: Connection,
+    row: Row,
+    sizes: dict[str, int],
+    digest: bytes,
+    manifests: Sequence[tuple[bytes, bytes | None]],
 ) -> dict[str, Any]:
     """Record what the disks came to: sizes and content digest, and of each disk's manifest its digest and MAC."""
-    with to.catalog.transaction() as connection:
-        uploads.renew_lease(connection, row["id"])
-        images.update(connection, row["id"], **sizes, content_digest=digest)
-        for number, (manifest_digest, mac) in enumerate(manifests):
-            connection.execute(
-                "UPDATE disks SET manifest_digest = %s, manifest_mac = %s WHERE image_id = %s AND number = %s",
-                (manifest_digest, mac, row["id"], number),
-            )
+    uploads.renew_lease(connection, row["id"])
+    images.update(connection, row["id"], **sizes, content_digest=digest)
+    for number, (manifest_digest, mac) in enumerate(manifests):
+        connection.execute(
+            "UPDATE disks SET manifest_digest = %s, manifest_mac = %s WHERE image_id = %s AND number = %s",
+            (manifest_digest, mac, row["id"], number),
+        )
     return {**sizes, "content_digest": digest.hex()}
 
 

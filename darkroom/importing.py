@@ -105,21 +105,26 @@ def validate(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
     A source of several disks makes a full-server image.
     """
     with creation.step(to, image) as row, _source(to, row, progress) as source:
-        if source.further and row["request"]["type"] == "data":
-            raise ManyDisksError(source.name, "one disk", f"{len(source.disks)}")
-        found = [_inspect(to, row, disk) for disk in source.disks]
-        rules.check_disk_fits(row["request"]["min_disk"], found[0].virtual_size, source.name)
-        told: dict[str, Any] = {"subformat": found[0].subformat, **found[0].details}
-        if source.properties:
-            told["ovf"] = source.properties
-        columns = {"source_format": found[0].format, "properties": {**row["properties"], "source": told}}
-        kind = "full" if source.further else row["request"]["type"]
-        with to.catalog.transaction() as connection:
-            uploads.renew_lease(connection, row["id"])
-            images.update(connection, row["id"], type=kind, **columns)
-            creation.add_disks(connection, row["id"], [disk.virtual_size for disk in found])
+        found = _validate(to, row, source)
     sizes = [disk.virtual_size for disk in found]
     return {"source_format": found[0].format, "virtual_size": sum(sizes), "subformat": found[0].subformat}
+
+
+def _validate(to: Systems, row: Row, source: sources.Source) -> list[formats.Inspection]:
+    if source.further and row["request"]["type"] == "data":
+        raise ManyDisksError(source.name, "one disk", f"{len(source.disks)}")
+    found = [_inspect(to, row, disk) for disk in source.disks]
+    rules.check_disk_fits(row["request"]["min_disk"], found[0].virtual_size, source.name)
+    told: dict[str, Any] = {"subformat": found[0].subformat, **found[0].details}
+    if source.properties:
+        told["ovf"] = source.properties
+    columns = {"source_format": found[0].format, "properties": {**row["properties"], "source": told}}
+    kind = "full" if source.further else row["request"]["type"]
+    with to.catalog.transaction() as connection:
+        uploads.renew_lease(connection, row["id"])
+        images.update(connection, row["id"], type=kind, **columns)
+        creation.add_disks(connection, row["id"], [disk.virtual_size for disk in found])
+    return found
 
 
 def _inspect(to: Systems, row: Row, disk: sources.Source) -> formats.Inspection:
@@ -148,6 +153,27 @@ def upload_disk(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
     """The pass: all chunks into packs, then the manifest; raises SourceChangedError."""
     with creation.step(to, image) as row:
         return creation.upload_disks(to, row, lambda number: _disk(to, row, number), progress)
+
+
+def take_in(to: Systems, image: str) -> None:
+    """All steps from `validate` to `upload_disk`, with the source opened, inspected and served once for all of them.
+
+    For small images, which take longer to open than to read. Can be repeated, and gone on with by the steps.
+    """
+    with creation.step(to, image) as row, _source(to, row, _quiet) as source:
+        found = _validate(to, row, source)
+        if row["request"]["digest"]:
+            sources.verify_digest(source, row["request"]["digest"], _quiet)
+        creation.create_data_key(to, image)
+
+        @contextmanager
+        def opened(number: int) -> Iterator[Reader]:
+            with rawview.open_disk(source.disks[number], found[number], creation.spool(to, row)) as reader:
+                creation.look(to, row, number, reader)
+                yield reader
+                source.check_unchanged()
+
+        creation.upload_disks(to, images.get(to.catalog, image), opened, _quiet)
 
 
 @contextmanager

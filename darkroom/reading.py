@@ -33,10 +33,10 @@ def open_disk(to: Systems, image: Row, number: int = 0) -> Iterator[DiskReader]:
     """
     query = """SELECT i.status, d.manifest_digest FROM images i LEFT JOIN disks d ON d.image_id = i.id AND d.number = %s
         WHERE i.id = %s"""
-    with to.catalog.transaction() as connection:
-        disk = connection.execute(query, (number, image["id"])).fetchone()
-    if disk is None:
+    found = to.catalog.rows(query, (number, image["id"]))
+    if not found:
         raise images.ImageMissingError(str(image["id"]))
+    disk = found[0]
     if disk["manifest_digest"] is None or disk["status"] in ("killed", "deleted"):
         raise NotReadableError(str(image["id"]), "a stored disk", f"status {disk['status']}")
     table = manifest.read(to.store, image["id"], number, disk["manifest_digest"])

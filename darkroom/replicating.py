@@ -154,7 +154,8 @@ def _link(to: Systems, row: Row, source: Row, progress: Progress) -> dict[str, A
         manifest.verify(to.store, row["id"], disk["number"], written[-1][0], new_key)
         progress(number + 1, len(disks))
     sizes = {"allocated_size": source["allocated_size"], "stored_size": source["stored_size"], "new_size": 0}
-    return creation.record_upload(to, row, sizes, source["content_digest"], written)
+    with to.catalog.transaction() as connection:
+        return creation.record_upload(connection, row, sizes, source["content_digest"], written)
 
 
 def _source(to: Systems, row: Row) -> Row:

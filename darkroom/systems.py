@@ -149,15 +149,24 @@ def create_data_key(systems: Systems, image: Row) -> None:
 
 def ensure_scope(systems: Systems, key_name: str | None) -> tuple[int, chunks.Scope]:
     """Return the row and the scope in which the project's images under this key deduplicate; creates it once."""
-    with systems.catalog.transaction() as connection:  # for an object without a row is a catalog that lost its own
-        wraps.hold(connection)
-        if _scope_row(connection, key_name) is None:
+    found = _scope(systems, key_name)
+    if found is None:
+        # A transaction of its own: an object without a row is a catalog that lost its own.
+        with systems.catalog.transaction() as connection:
+            wraps.hold(connection)
             _create_scope(systems, connection, key_name)
+        found = _scope(systems, key_name)
+    assert found
+    return found
+
+
+def _scope(systems: Systems, key_name: str | None) -> tuple[int, chunks.Scope] | None:
     secret = b""
     with systems.catalog.transaction() as connection:
         wraps.hold(connection)
         row = _scope_row(connection, key_name)
-        assert row
+        if row is None:
+            return None
         if key_name is not None:
             context = scope_secret_context(systems.settings.project, row["uuid"])
             secret = systems.keys.unwrap(key_name, row["wrapped_secret"], context)

@@ -76,14 +76,13 @@ def upload(reader: Reader, target: Target, progress: Progress) -> None:
     stays, and the next call goes on there. Raises QuotaError before any byte moves.
     """
     buffers.reuse()
-    uploads.drop_unfinished_packs(target.catalog, target.image)
     runs = uploads.finished_runs(target.catalog, target.image, target.disk)
     wanted = _allocation(reader)
     total = wanted.count(1)
     for run in runs:
         wanted[run.first_chunk : run.first_chunk + run.chunk_count] = bytes(run.chunk_count)
     done = total - wanted.count(1)
-    uploads.reserve(target.catalog, target.image, (total - done) * packs.MAX_STORED)
+    uploads.begin(target.catalog, target.image, (total - done) * packs.MAX_STORED)
     with ThreadPoolExecutor(_CODERS, "coder") as coders, ThreadPoolExecutor(_PUTTERS, "putter") as putters:
         writer = _Writer(target, putters)
         try:

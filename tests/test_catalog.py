@@ -349,10 +349,40 @@ def test_packs_begun_and_not_finished_are_let_go(catalog, operator):
     kept = stored_pack(catalog, image, scope, [b"a" * 32])
     uploads.begin_pack(catalog, image, scope, uuid4())
 
-    uploads.drop_unfinished_packs(catalog, image)
+    uploads.begin(catalog, image, 0)
     with operator.transaction() as connection:
         rows = connection.execute("SELECT p.uuid FROM refs JOIN packs p ON p.id = pack_id").fetchall()
     assert [row["uuid"] for row in rows] == [kept]
+
+
+def test_a_lease_is_held_once_for_a_step_within_a_step(catalog):
+    image = new_image(catalog)
+    found = []
+
+    def other():
+        with pytest.raises(uploads.LeaseHeldError) as caught, uploads.lease(catalog, image):
+            pass
+        found.append(caught.value.code)
+
+    with uploads.lease(catalog, image):
+        with uploads.lease(catalog, image):
+            pass
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    with uploads.lease(catalog, image):
+        pass
+
+    assert found == ["in-progress"]
+
+
+def test_records_of_runs_come_in_order_however_many_there_are(catalog):
+    image = new_image(catalog)
+    for number in reversed(range(33)):
+        uploads.finish_run(catalog, image, uploads.Run(0, number, 1, 0), b"%d" % number, None)
+
+    assert list(uploads.run_records(catalog, image, 0)) == [(number, b"%d" % number) for number in range(33)]
+    assert list(uploads.run_records(catalog, image, 1)) == []
 
 
 def test_errors_of_the_catalog_are_darkrooms_own(operator):

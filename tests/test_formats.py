@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from darkroom import formats
-from darkroom.formats import fields, tables
+from darkroom.formats import crc32c, fields, tables
 from darkroom.model import GiB, KiB, MiB, TiB
 from darkroom.rawdisk import RawDisk
 from darkroom.settings import Limits
@@ -243,3 +243,16 @@ def test_a_sample_of_tables_stands_for_all_of_them():
     parts = list(tables.sample(file, starts, 4096, ">u8", "a table"))
     assert sum(len(entries) for _, entries in parts) == 16 * 512
     assert sum(weight * len(entries) for weight, entries in parts) == 64 * 512
+
+
+@pytest.mark.parametrize(
+    ("data", "checksum"),
+    [
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(range(31, -1, -1)), 0x113FDB5C),
+    ],
+)
+def test_crc32c_is_that_of_rfc_3720(data, checksum):
+    assert crc32c.crc32c(data) == checksum

@@ -7,7 +7,8 @@ functions, one transaction each: `images` (rows and status), `uploads` (leases, 
 import os
 import pwd
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -24,6 +25,9 @@ from darkroom.errors import DarkroomError, MissingError, RefusedError, Unavailab
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 _noted: WeakKeyDictionary[Connection, list[Row]] = WeakKeyDictionary()
+_used_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
+_TRUSTED = 1.0
+"""Seconds since its last use for which a connection is not asked whether it lives: that costs as much as a query."""
 DEFAULT_PROJECT = "default"
 OPERATOR = "darkroom_operator"
 """The role of the operator, beside the owner of the schema."""
@@ -98,7 +102,8 @@ class Catalog:
                 "connect_timeout": _CONNECT_TIMEOUT,
                 "application_name": _client(),
             },
-            check=ConnectionPool.check_connection,
+            check=_check,
+            reset=_note_use,
             min_size=0,
             max_size=_POOL_SIZE,
             timeout=_POOL_TIMEOUT,
@@ -111,6 +116,23 @@ class Catalog:
 
         Then the listeners hear of what it appended to the audit log.
         """
+        with self._connection() as connection:
+            yield connection
+        for event in _noted.pop(connection, ()):
+            for listener in self.listeners:
+                listener(event)
+
+    def rows(self, query: str | bytes | sql.SQL | sql.Composed, values: Sequence[Any] = ()) -> list[Row]:
+        """The rows of one statement that reads, which is its own transaction; raises CatalogUnavailableError."""
+        with self._connection() as connection:
+            connection.autocommit = True
+            try:
+                return connection.execute(query, values).fetchall()
+            finally:
+                connection.autocommit = False
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
         try:
             with self._pool.connection() as connection:
                 _noted.pop(connection, None)  # of one that was rolled back
@@ -124,9 +146,6 @@ class Catalog:
             unit = " bytes" if quota.endswith("size") else ""
             found = f"{int(used):,}{unit} in use and {int(need):,}{unit} more"
             raise QuotaError(quota.replace("_", " "), f"at most {int(most):,}{unit}", found) from error
-        for event in _noted.pop(connection, ()):
-            for listener in self.listeners:
-                listener(event)
 
     def identity(self) -> str:
         """Which database this is, however it is reached and under whichever role."""
@@ -145,6 +164,15 @@ class Catalog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check(connection: Connection) -> None:
+    if time.monotonic() - _used_at.get(connection, float("-inf")) > _TRUSTED:
+        ConnectionPool.check_connection(connection)
+
+
+def _note_use(connection: Connection) -> None:
+    _used_at[connection] = time.monotonic()
 
 
 def note(connection: Connection, event: Row) -> None:

@@ -62,11 +62,10 @@ def create(connection: Connection, columns: dict[str, Any], rows: Mapping[int, d
 
 def get(catalog: Catalog, batch: str) -> Row:
     """A batch; raises BatchMissingError."""
-    with catalog.transaction() as connection:
-        row = connection.execute("SELECT * FROM batches WHERE id = %s", (batch,)).fetchone()
-    if row is None:
+    found = catalog.rows("SELECT * FROM batches WHERE id = %s", (batch,))
+    if not found:
         raise BatchMissingError(batch)
-    return row
+    return found[0]
 
 
 def unfinished(catalog: Catalog, limit: int) -> list[str]:
@@ -170,17 +169,13 @@ def expire_dead(catalog: Catalog, batch: str) -> None:
 
 def counts(catalog: Catalog, batch: str) -> dict[str, int]:
     """How many rows are in each status; those without rows are 0."""
-    with catalog.transaction() as connection:
-        rows = connection.execute(
-            "SELECT status, count(*) AS n FROM batch_rows WHERE batch_id = %s GROUP BY status", (batch,)
-        ).fetchall()
+    rows = catalog.rows("SELECT status, count(*) AS n FROM batch_rows WHERE batch_id = %s GROUP BY status", (batch,))
     return {"queued": 0, "running": 0, "done": 0, "failed": 0} | {row["status"]: row["n"] for row in rows}
 
 
 def rows(catalog: Catalog, batch: str) -> list[Row]:
     """All rows of a batch in order."""
-    with catalog.transaction() as connection:
-        return connection.execute("SELECT * FROM batch_rows WHERE batch_id = %s ORDER BY number", (batch,)).fetchall()
+    return catalog.rows("SELECT * FROM batch_rows WHERE batch_id = %s ORDER BY number", (batch,))
 
 
 def is_stopped(catalog: Catalog, batch: str) -> bool:

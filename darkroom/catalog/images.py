@@ -79,11 +79,10 @@ _BY_PREFIX = _SEEN + sql.SQL("WHERE i.id BETWEEN %s AND %s ORDER BY i.id LIMIT 2
 
 def get(catalog: Catalog, image: str | UUID) -> Row:
     """The image with this id, whatever its status, the project's own or shared; raises ImageMissingError."""
-    with catalog.transaction() as connection:
-        row = connection.execute(_SEEN + sql.SQL("WHERE i.id = %s"), (str(image),)).fetchone()
-    if row is None:
+    rows = catalog.rows(_SEEN + sql.SQL("WHERE i.id = %s"), (str(image),))
+    if not rows:
         raise ImageMissingError(str(image))
-    return row
+    return rows[0]
 
 
 def find(catalog: Catalog, reference: str) -> Row:
@@ -208,9 +207,7 @@ def detail(catalog: Catalog, image: UUID) -> Row:
 
 def disks(catalog: Catalog, image: UUID) -> list[Row]:
     """The disks of an image in order."""
-    with catalog.transaction() as connection:
-        query = "SELECT * FROM disks WHERE image_id = %s ORDER BY number"
-        return connection.execute(query, (image,)).fetchall()
+    return catalog.rows("SELECT * FROM disks WHERE image_id = %s ORDER BY number", (image,))
 
 
 def update(connection: Connection, image: UUID, **columns: Any) -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,8 +23,12 @@ from darkroom.errors import ConflictError
 LEASE = "60 seconds"
 RESUME_WINDOW = "24 hours"
 _HEARTBEAT = 15.0
+_RECORDS = 16
 _working: set[UUID] = set()
 """The images that a step of this process works on: a lease tells processes apart, and this the threads of one."""
+
+_held: ContextVar[UUID | None] = ContextVar("lease", default=None)
+"""The image whose lease this thread holds."""
 
 
 class LeaseHeldError(ConflictError):
@@ -106,17 +111,23 @@ def renew_lease(connection: Connection, image: UUID) -> None:
 def lease(catalog: Catalog, image: UUID) -> Iterator[None]:
     """Hold the lease of an image for the block, renewed in the background; raises LeaseHeldError.
 
-    It is kept afterwards: the next step of the same process goes on with it.
+    It is kept afterwards: the next step of the same process goes on with it. Within such a block of the same thread it
+    is held already.
     """
+    if _held.get() == image:
+        yield
+        return
     with catalog.transaction() as connection:
         take_lease(connection, image)
         _working.add(image)
     done = threading.Event()
     heart = threading.Thread(target=_beat, args=(catalog, image, done), name="lease", daemon=True)
     heart.start()
+    token = _held.set(image)
     try:
         yield
     finally:
+        _held.reset(token)
         done.set()
         heart.join()
         _working.discard(image)
@@ -151,13 +162,19 @@ def find_chunks(catalog: Catalog, image: UUID, scope: int, chunk_ids: Sequence[b
     return {row["chunk_id"]: Place(row["uuid"], row["position"], row["length"]) for row in rows}
 
 
-def reserve(catalog: Catalog, image: UUID, size: int) -> None:
-    """Reserve the most bytes that an upload may add to what it has stored already; raises QuotaError.
+def begin(catalog: Catalog, image: UUID, size: int) -> None:
+    """Begin an upload, or go on with it: reserve the most bytes that it may add to what is stored; raises QuotaError.
 
-    The reservation ends with the upload, however that ends: it counts while the image is unfinished.
+    The reservation ends with the upload, however that ends: it counts while the image is unfinished. Packs that a
+    killed upload began and did not finish are let go of; the collector removes them.
     """
     with catalog.transaction() as connection:
         renew_lease(connection, image)
+        connection.execute(
+            """DELETE FROM refs USING packs
+            WHERE refs.image_id = %s AND packs.id = refs.pack_id AND packs.status = 'writing'""",
+            (image,),
+        )
         connection.execute(
             """UPDATE images SET reserved_size = %s + (SELECT coalesce(sum(new_size), 0) FROM runs WHERE image_id = id)
             WHERE id = %s""",
@@ -241,43 +258,33 @@ def mark_used(catalog: Catalog, image: UUID, places: Sequence[tuple[UUID, int]])
         connection.execute(query, ([pack for pack, _ in places], [position for _, position in places], image))
 
 
-def drop_unused(catalog: Catalog, image: UUID) -> None:
+def drop_unused(connection: Connection, image: UUID) -> None:
     """Drop the references of an upload, whose manifests are all written and noted, that none of them needs."""
-    with catalog.transaction() as connection:
-        renew_lease(connection, image)
-        connection.execute(
-            """DELETE FROM refs USING packs WHERE refs.image_id = %s AND refs.used IS NULL
-            AND packs.id = refs.pack_id AND packs.positions IS NOT NULL""",
-            (image,),
-        )
+    connection.execute(
+        """DELETE FROM refs USING packs WHERE refs.image_id = %s AND refs.used IS NULL
+        AND packs.id = refs.pack_id AND packs.positions IS NOT NULL""",
+        (image,),
+    )
 
 
 def finished_runs(catalog: Catalog, image: UUID, disk: int) -> list[Run]:
     """The finished runs of a disk in order."""
     query = """SELECT disk, first_chunk, chunk_count, new_size FROM runs
         WHERE image_id = %s AND disk = %s ORDER BY first_chunk"""
-    with catalog.transaction() as connection:
-        return [Run(**row) for row in connection.execute(query, (image, disk))]
+    return [Run(**row) for row in catalog.rows(query, (image, disk))]
 
 
 def run_records(catalog: Catalog, image: UUID, disk: int) -> Iterator[tuple[int, bytes]]:
     """The first chunk and the record of every finished run in order, a few in memory at a time."""
-    query = "SELECT first_chunk, record FROM runs WHERE image_id = %s AND disk = %s ORDER BY first_chunk"
-    with catalog.transaction() as connection, connection.cursor(name="runs") as cursor:
-        cursor.itersize = 16
-        for row in cursor.execute(query, (image, disk)):
-            yield row["first_chunk"], row["record"]
-
-
-def drop_unfinished_packs(catalog: Catalog, image: UUID) -> None:
-    """Let go of packs that a killed upload began and did not finish; the collector removes them."""
-    with catalog.transaction() as connection:
-        renew_lease(connection, image)
-        connection.execute(
-            """DELETE FROM refs USING packs
-            WHERE refs.image_id = %s AND packs.id = refs.pack_id AND packs.status = 'writing'""",
-            (image,),
-        )
+    query = """SELECT first_chunk, record FROM runs WHERE image_id = %s AND disk = %s AND first_chunk > %s
+        ORDER BY first_chunk LIMIT %s"""
+    last, more = -1, True
+    while more:
+        rows = catalog.rows(query, (image, disk, last, _RECORDS))
+        more = len(rows) == _RECORDS
+        for row in rows:
+            last = row["first_chunk"]
+            yield last, row["record"]
 
 
 def forget(connection: Connection, image: UUID) -> None:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
+from uuid import UUID
 
 from darkroom import creation, importing
-from darkroom.catalog import CatalogUnavailableError, Row, batches
+from darkroom.catalog import CatalogUnavailableError, Row, batches, uploads
 from darkroom.catalog.batches import Outcome
 from darkroom.catalog.uploads import LeaseHeldError, LeaseLostError
 from darkroom.errors import ConflictError, DarkroomError
@@ -84,15 +85,11 @@ def _import(to: Systems, request: ImportRequest) -> dict[str, Any]:
     image = found["image"]
     if found["status"] != "active":
         try:
-            importing.validate(to, image, _quiet)
-            if request.digest:
-                importing.verify_digest(to, image, _quiet)
-            importing.probe(to, image)
-            creation.create_data_key(to, image)
-            importing.upload_disk(to, image, _quiet)
-            if not request.quick:
-                creation.read_back(to, image, _quiet)
-            creation.activate(to, image)
+            with uploads.lease(to.catalog, UUID(image)):
+                importing.take_in(to, image)
+                if not request.quick:
+                    creation.read_back(to, image, _quiet)
+                creation.activate(to, image)
         except DarkroomError as error:
             if not error.retryable and not isinstance(error, ConflictError):
                 creation.fail(to, image, error)
