@@ -37,7 +37,7 @@ def migrate(options: argparse.Namespace) -> int:
     source, report = _place(options.table), _place(options.report)
     try:
         with open_systems(settings) as systems:
-            rows = batch.read_table(systems, source)
+            rows = batch.read_table(systems, source, report)
             plan = batch.plan(systems, rows, report) if options.dry_run else None
     except TableInvalidError as error:
         print(error.found, file=sys.stderr)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _CHUNK = 20_000
 _PIECE = 8 * MiB
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a text begins with that a spreadsheet calculates."""
 _BREAKING = '",\r\n'
 
 
@@ -182,6 +183,11 @@ def check_place(target: str) -> None:
             raise ReportFolderError(str(path.parent))
         if path.suffix.lower() != ".csv":
             raise ReportNameError(str(path))
+
+
+def as_text(cell: str) -> str:
+    """A cell as a spreadsheet shows it and does not calculate it: with an apostrophe before what would be a formula."""
+    return "'" + cell if cell.startswith(_FORMULA) else cell
 
 
 def _runs(columns: Sequence[str]) -> list[Column]:

@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import sources
 from darkroom import creation, importing
-from darkroom.catalog import Catalog, batches, create_project
+from darkroom.catalog import Catalog, batches, create_project, uploads
 from darkroom.migration import batch, work
-from darkroom.migration.table import TableInvalidError, parse
+from darkroom.migration.table import TableInvalidError
 from darkroom.settings import Settings
 from darkroom.store import StoreUnavailableError, s3
 from darkroom.systems import open_systems
@@ -102,43 +102,6 @@ def test_all_errors_of_a_table_are_told_at_once_by_row_and_column(to, tmp_path):
     assert images(to) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "finding"),
-    [
-        ("source,name\n/a,x\n/b,x\n", "row 3, column name: row 2 has 'x' too"),
-        ("source,name,naem\n/a,x,y\n", "row 1, column naem: there is no such column"),
-        ("source\n/a\n", "row 1, column name: it is missing"),
-        ("source,name,name\n/a,x,y\n", "row 1, column name: it is there more than once"),
-        ("source,name\n", "row 2: there are no rows"),
-        ("", "row 1, column source: it is missing"),
-        ("source,name\n/a,x,y\n", "row 2, behind the last column: 3 cells in 2 columns"),
-        ('source,name\n"/a,x\n', "line 2: "),
-        ("source,name,min_disk,type\n/a,x,1500,system\n", "row 2, column min_disk: min-disk-invalid: "),
-        ("source,name\na,x\n", "row 2, column source: a path must be a whole one"),
-    ],
-)
-def test_what_a_table_must_not_be(text, finding):
-    with pytest.raises(TableInvalidError) as caught:
-        parse(text, "t.csv", "")
-
-    assert finding in caught.value.found
-
-
-def test_a_spreadsheets_table_is_read(tmp_path):
-    text = "\ufeffsource;name;quick;min_ram;tag:team\r\n\r\ndisk one.raw;web 1;yes;512;a\r\n/two.raw;web-2;;;\r\n"
-
-    found = parse(text, "t.csv", "/disks")
-
-    assert list(found) == [3, 4]
-    assert (found[3].source, found[3].name, found[3].quick, found[3].min_ram) == (
-        "/disks/disk one.raw",
-        "web 1",
-        True,
-        512,
-    )
-    assert (found[3].tags, found[4].tags, found[4].source) == ({"team": "a"}, {}, "/two.raw")
-
-
 def test_a_key_that_is_missing_is_an_error_of_its_row(to, tmp_path):
     table = write(tmp_path / "t.csv", ("source", "name", "key"), ("/a", "a", "gold"), ("/b", "b", "silver"))
 
@@ -189,19 +152,39 @@ def test_what_failed_is_tried_again_when_it_is_asked_for(to, table, tmp_path):
     assert images(to).count(("disk-00001", "active")) == 1
 
 
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_what_a_worker_began_the_steps_of_an_import_end(to, table, monkeypatch, kind):
+    source = next(table.parent.glob(f"*.{kind}"))
+    real = uploads.finish_run
+
+    def broken(*arguments):
+        raise StoreUnavailableError("the store")
+
+    monkeypatch.setattr(uploads, "finish_run", broken)
+    image = operations.import_image(to, source, name="one", until="register")
+    with pytest.raises(StoreUnavailableError):
+        importing.take_in(to, image)
+    monkeypatch.setattr(uploads, "finish_run", real)
+
+    assert operations.import_image(to, source, name="one") == image
+    raw = table.parent / "out.raw"
+    subprocess.run(["qemu-img", "convert", "-f", kind, "-O", "raw", source, raw], check=True)
+    assert operations.content(to, image) == raw.read_bytes()
+
+
 @pytest.mark.usefixtures("at_once")
 def test_what_may_pass_is_tried_again_and_given_up_in_the_end(to, table, monkeypatch):
     failures = collections.Counter()
-    real = importing.probe
+    real = creation.look
 
-    def probe(systems, image):
-        name = creation.describe(systems, image)["name"]
+    def look(systems, row, number, reader):
+        name = row["name"]
         failures[name] += 1
         if (name == "disk-00003" and failures[name] < 4) or name == "disk-00004":
             raise StoreUnavailableError("the store")
-        return real(systems, image)
+        return real(systems, row, number, reader)
 
-    monkeypatch.setattr(importing, "probe", probe)
+    monkeypatch.setattr(creation, "look", look)
     result = migrate(to, table)
 
     assert result["failures"] == {"store-unavailable": 1}
@@ -302,11 +285,10 @@ def test_no_other_project_sees_a_batch(to, catalog_url, table, monkeypatch):
             connection.execute("INSERT INTO batch_rows (batch_id, number, request) VALUES (%s, 99, '{}')", (made,))
 
 
-def test_a_table_and_its_report_may_lie_in_a_bucket(to, table, bucket, s3_server, monkeypatch):
+def test_a_table_its_sources_and_its_report_may_lie_in_a_bucket(to, table, bucket, s3_server, monkeypatch):
     client = s3.new_client(s3_server.url)
-    rows = table.read_text().splitlines()
-    text = "\n".join([rows[0], *(f"{table.parent}/{row}" for row in rows[1:])])
-    client.put_object(Bucket=bucket, Key="in/sources.csv", Body=text.encode())
+    for path in table.parent.iterdir():
+        client.put_object(Bucket=bucket, Key=f"in/{path.name}", Body=path.read_bytes())
 
     with open_systems(Settings()) as systems:
         result = migrate(systems, f"s3://{bucket}/in/sources.csv", f"s3://{bucket}/out/report.csv")

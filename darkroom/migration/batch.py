@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from darkroom import importing, keys, reporting, sources
+from darkroom import importing, keys, sources
 from darkroom.catalog import Row, batches
 from darkroom.errors import DarkroomError, MissingError, RefusedError
 from darkroom.importing import ImportRequest
@@ -26,24 +26,36 @@ class TableSizeError(RefusedError):
     what = "the table is too large"
 
 
-def read_table(to: Systems, url: str) -> dict[int, ImportRequest]:
-    """The imports that the table at `url` asks for, checked as a whole, their keys included.
+def read_table(to: Systems, url: str, report: str) -> dict[int, ImportRequest]:
+    """The imports that the table at `url` asks for, checked as a whole: their keys and the place of the report, too.
 
-    Raises TableInvalidError, TableSizeError, and what opening the file raises. Opens no source.
+    Raises TableInvalidError, TableSizeError, what opening the file raises, and what `report.check` raises. Opens no
+    source.
     """
+    reports.check(report, url)
     to.settings.spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     with sources.open_address(url, to.settings, to.settings.spool) as file:
         if file.reader.size > table.MAX_SIZE:
             raise TableSizeError(file.name, f"at most {table.MAX_SIZE} bytes", f"{file.reader.size}")
         content = file.reader.read(0, file.reader.size)
-        name, path = file.name, urlsplit(url).path if url.startswith("file://") else url
+        name = file.name
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise table.TableInvalidError(name, "UTF-8", str(error)) from None
-    requests = table.parse(text, name, "" if "://" in path else os.path.dirname(os.path.abspath(path)))
+    requests = table.parse(text, name, _folder(url))
     table.refuse(name, _key_findings(to, requests))
     return requests
+
+
+def _folder(url: str) -> str:
+    """The folder of the table at `url`: a path, or an address without what is behind its last slash."""
+    if path := sources.path_of(url):
+        return os.path.dirname(os.path.abspath(path))
+    if not url.startswith("s3://"):  # whose keys may hold what is a query in other addresses
+        parts = urlsplit(url)
+        url = parts._replace(path=parts.path or "/", query="", fragment="").geturl()
+    return url.rpartition("/")[0]
 
 
 def plan(to: Systems, requests: dict[int, ImportRequest], report: str) -> dict[str, Any]:
@@ -51,7 +63,6 @@ def plan(to: Systems, requests: dict[int, ImportRequest], report: str) -> dict[s
 
     A row is `done` if its image is there, `failed` if its source or its name cannot be had, else `ready`.
     """
-    reporting.check_place(report)
     with ThreadPoolExecutor(_LOOKING, "plan") as pool:
         rows = list(pool.map(lambda item: _foreseen(to, *item), requests.items()))
     reports.write(to, report, rows)
@@ -64,8 +75,7 @@ def register(to: Systems, url: str, report: str, *, run: str = "", retry_failed:
 
     `run` names who leads it from now on.
     """
-    requests = read_table(to, url)
-    reporting.check_place(report)
+    requests = read_table(to, url, report)
     rows = {number: dataclasses.asdict(request) for number, request in requests.items()}
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).digest()
     with to.catalog.transaction() as connection:

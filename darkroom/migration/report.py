@@ -2,15 +2,45 @@
 
 import csv
 import io
+import os
 import secrets
 from pathlib import Path
 from typing import Any
 
-from darkroom import reporting, store
+from darkroom import reporting, sources, store
 from darkroom.catalog import Row, batches
+from darkroom.errors import RefusedError
 from darkroom.systems import Systems
 
 COLUMNS = ("row", "name", "image", "status", "code", "reason", "bytes", "new_bytes", "seconds")
+
+
+class ReportTableError(RefusedError):
+    """A report that would take the place of the table that it is about."""
+
+    code = "report-is-table"
+    what = "the report would replace the table"
+    default_remedy = "choose another name for the report"
+
+
+def check(target: str, table: str) -> None:
+    """Raise ReportTableError if a report at `target` would replace the table, by whatever name each goes.
+
+    And what `reporting.check_place` raises.
+    """
+    reporting.check_place(target)
+    if target.startswith("s3://"):
+        same = _object(target) == _object(table)
+    else:
+        path = sources.path_of(table)
+        same = os.path.exists(target) and os.path.exists(path) and os.path.samefile(target, path)
+    if same:
+        raise ReportTableError(target)
+
+
+def _object(address: str) -> list[str]:
+    """Bucket and names of the key of an s3:// address; names that are empty do not count, as where it is written."""
+    return list(filter(None, address.split("/")))
 
 
 def write(to: Systems, target: str, rows: list[Row]) -> None:
@@ -23,8 +53,9 @@ def write(to: Systems, target: str, rows: list[Row]) -> None:
     lines.writerow(COLUMNS)
     for row in rows:
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.2f}"
-        outcome = (row["image_id"], row["status"], row["code"], row["reason"], row["virtual_size"], row["new_size"])
-        lines.writerow((row["number"], row["request"]["name"], *outcome, seconds))
+        reason = reporting.as_text(row["reason"] or "")
+        outcome = (row["image_id"], row["status"], row["code"], reason, row["virtual_size"], row["new_size"])
+        lines.writerow((row["number"], reporting.as_text(row["request"]["name"]), *outcome, seconds))
     body = text.getvalue().encode()
     if target.startswith("s3://"):
         address, _, name = target.rpartition("/")

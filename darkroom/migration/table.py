@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import quote
 
 from darkroom import rules, sources
 from darkroom.errors import DarkroomError, RefusedError
@@ -47,9 +48,10 @@ class CellError(RefusedError):
 def parse(text: str, which: str, folder: str) -> dict[int, ImportRequest]:
     """The imports that a CSV text asks for, by row as a spreadsheet counts them; raises TableInvalidError.
 
-    The error has all that is wrong. `which` names the table in errors; a path in it is relative to `folder`. Columns
-    are the fields of ImportRequest and `tag:KEY`; an empty cell stands for the default. Fields are separated by commas
-    or by semicolons.
+    The error has all that is wrong. `which` names the table in errors; a path in it is relative to `folder`, the path
+    or the address that the table was read from: one that came from elsewhere names nothing of this machine. Columns are
+    the fields of ImportRequest and `tag:KEY`; an empty cell stands for the default. Fields are separated by commas or
+    by semicolons.
     """
     lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=_delimiter(text), strict=True)
     findings: list[str] = []
@@ -122,11 +124,36 @@ def _row(header: list[str], cells: list[str], folder: str) -> tuple[ImportReques
             wrong.append((f"column {column}", str(error)))
     if not wrong:
         wrong += [(f"column {column}", str(error)) for column, error in _broken(fields)]
-    if not wrong and "://" not in fields["source"]:
-        fields["source"] = os.path.join(folder, fields["source"])
-        if not os.path.isabs(fields["source"]):
-            wrong = [("column source", "a path must be a whole one, for this table is not in a folder")]
+    if not wrong:
+        try:
+            fields["source"] = _placed(fields["source"], folder)
+        except CellError as error:
+            wrong = [("column source", str(error))]
     return (None, wrong) if wrong else (ImportRequest(**fields), [])
+
+
+def _placed(source: str, folder: str) -> str:
+    """The address of a source that a table in `folder` names; raises CellError."""
+    is_url = "://" in source
+    if "://" not in folder:
+        return source if is_url else os.path.join(folder, source)
+    if os.path.isabs(source) or (is_url and sources.is_local(source)):
+        # Whoever wrote the table shall not choose what is read of this machine.
+        expected = "an address, or a path relative to the table"
+        raise CellError(repr(source), expected, "a place on this machine, and the table is from elsewhere")
+    return source if is_url else _beside(folder, source)
+
+
+def _beside(folder: str, path: str) -> str:
+    """The address that a relative path leads to from that of a folder; it stays within the bucket or the host."""
+    parts = folder.split("/")
+    for name in path.split("/"):
+        if name == "..":
+            del parts[max(3, len(parts) - 1) :]
+        elif name not in ("", "."):
+            # A path is the name of a file, wherever the folder is: in an address of the web some of it is quoted.
+            parts.append(name if folder.startswith("s3://") else quote(name))
+    return "/".join(parts)
 
 
 def _value(column: str, text: str) -> Any:

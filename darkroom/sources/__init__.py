@@ -165,6 +165,17 @@ def open_source(
         yield source
 
 
+def is_local(url: str) -> bool:
+    """Whether an address leads to something of this machine: a path or a socket. Raises SourceUrlError."""
+    return _split(url).scheme in ("file", "nbd+unix")
+
+
+def path_of(url: str) -> str:
+    """The path that a local address names; empty for any other. Raises SourceUrlError."""
+    parts = _split(url)
+    return parts.path if parts.scheme == "file" else ""
+
+
 def check_url(url: str) -> None:
     """Raise SourceUrlError unless the address is of a kind that is read from, without credentials."""
     _split(url)
