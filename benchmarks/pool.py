@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from darkroom import prefect_server
+from darkroom import passwords, prefect_server
 
 ROOT = Path(__file__).parent.parent
 RESTARTING = 60.0
@@ -95,7 +95,7 @@ class Pool:
 
     def ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
         """An answer of Prefect's API, which may be busy or restarting."""
-        token = base64.b64encode(prefect_server.password(self.folder).encode()).decode()
+        token = base64.b64encode(passwords.kept(self.folder).encode()).decode()
         headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
         data = None if method == "GET" else json.dumps(body or {}).encode()
         deadline = time.monotonic() + RESTARTING

@@ -55,10 +55,13 @@ def status(options: argparse.Namespace) -> int:
     return 0 if all(system["well"] for system in found.values()) else _DOWN
 
 
-def health(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Whether each of the systems is well, and where it is, or what is wrong."""
+def health(settings: Settings, *, operator: bool = False) -> dict[str, dict[str, Any]]:
+    """Whether each of the systems is well, and where it is, or what is wrong; as the project of the settings sees it.
+
+    Or as the operator, whose account acts as no project.
+    """
     return {
-        "catalog": _ask(lambda: _catalog(settings)),
+        "catalog": _ask(lambda: _catalog(settings, None if operator else settings.project)),
         "store": _ask(lambda: _checked(systems.open_object_store(settings))),
         "keys": _ask(lambda: _checked(systems.open_key_manager(settings))),
     }
@@ -121,10 +124,11 @@ def _ask(question: Callable[[], str]) -> dict[str, Any]:
         return {"well": False, "where": str(error)}
 
 
-def _catalog(settings: Settings) -> str:
-    with Catalog(systems.catalog_dsn(settings), settings.project) as catalog, catalog.transaction() as connection:
+def _catalog(settings: Settings, project: str | None) -> str:
+    with Catalog(systems.catalog_dsn(settings), project) as catalog, catalog.transaction() as connection:
         row = connection.execute("SELECT count(*) AS images FROM images WHERE status = 'active'").fetchone()
-        return f"{catalog.where}, project {catalog.project}, {row['images'] if row else 0} active images"
+        whose = f"project {catalog.project}" if catalog.project else "all projects"
+        return f"{catalog.where}, {whose}, {row['images'] if row else 0} active images"
 
 
 def _checked(system: Any) -> str:

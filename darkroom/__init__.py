@@ -17,7 +17,7 @@ Read `model`, then `upload`. The modules, from the bytes outward:
     compute                                                     libvirt on a host: domains, lazy disks, backups
     servers volumes hostdisks placing tending proving screen    what runs from images there
     migration                                                   a table of imports, done by many processes
-    postgres prefect_server metrics                             what `darkroom up` starts, and how it is watched
+    postgres prefect_server passwords metrics                   what `darkroom up` starts, and how it is watched
 
 An operation is one function in one of them, which its task calls.
 

@@ -39,6 +39,17 @@ def listed(catalog: Catalog, image: str = "", limit: int = 1000) -> list[Row]:
         return connection.execute(query, {"image": wanted, "limit": limit}).fetchall()
 
 
+def sum_up(operator: Catalog) -> None:
+    """Put together the totals of what has happened, which are a row for each event until then; for the operator.
+
+    What is not committed yet is left to the next time, and nothing waits for anything.
+    """
+    query = """WITH gone AS (DELETE FROM totals RETURNING *)
+        INSERT INTO totals SELECT project_id, counter, labels, sum(n) FROM gone GROUP BY project_id, counter, labels"""
+    with operator.transaction() as connection:
+        connection.execute(query)
+
+
 def _image(text: str) -> UUID | None:
     with suppress(ValueError):
         return UUID(text)

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psycopg
 
-from darkroom import compaction, sidecar
+from darkroom import audit, compaction, sidecar
 from darkroom.catalog import Catalog, CatalogUnavailableError, Connection, images
 from darkroom.errors import ConflictError
 from darkroom.store import ObjectMissingError, Store
@@ -141,6 +141,7 @@ def collect(to: Systems, *, dry_run: bool = False) -> dict[str, Any]:
     """
     with alone(to.catalog):
         if not dry_run:
+            audit.sum_up(to.catalog)
             _forget_killed(to.catalog)
         found = plan(to.catalog, to.store)
         if dry_run:

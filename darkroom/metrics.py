@@ -3,7 +3,7 @@
 Nothing is counted in processes, so that nothing is lost with one, and any number of hosts gives the same answer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,27 +20,34 @@ _SIZES = """SELECT p.name AS project, coalesce(sum(i.virtual_size), 0)::float8 A
 _STORE = """SELECT p.name AS project, coalesce(sum(k.size), 0)::float8 AS size FROM projects p
     LEFT JOIN scopes s ON s.project_id = p.id LEFT JOIN packs k ON k.scope_id = s.id AND k.status = 'stored'
     GROUP BY 1 ORDER BY 1"""
-_OPERATIONS = """SELECT p.name AS project, e.operation, e.outcome, count(*) AS n
-    FROM events e JOIN projects p ON p.id = e.project_id GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
-_FAILURES = """SELECT p.name AS project, i.failure->>'code' AS code, count(*) AS n
-    FROM images i JOIN projects p ON p.id = i.project_id WHERE i.status = 'killed' AND i.failure IS NOT NULL
-    GROUP BY 1, 2 ORDER BY 1, 2"""
-_ROWS = """SELECT p.name AS project, r.status, count(*) AS n FROM batch_rows r JOIN batches b ON b.id = r.batch_id
+# A failure is an increase only where there was a 0 before it.
+_OPERATIONS = """WITH summed AS (
+        SELECT project_id, labels, sum(n) AS n FROM totals WHERE counter = 'operations' GROUP BY 1, 2
+    ) SELECT p.name AS project, t.labels[1] AS operation, t.labels[2] AS outcome, sum(t.n)::bigint AS n
+    FROM (TABLE summed UNION ALL SELECT DISTINCT project_id, ARRAY[labels[1], 'failed'], 0 FROM summed) t
+    JOIN projects p ON p.id = t.project_id GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"""
+_FAILURES = """SELECT p.name AS project, t.labels[1] AS code, sum(t.n)::bigint AS n
+    FROM totals t JOIN projects p ON p.id = t.project_id WHERE t.counter = 'failures' GROUP BY 1, 2 ORDER BY 1, 2"""
+_ROWS = """SELECT p.name AS project, CASE WHEN b.stopped AND r.status = 'queued' THEN 'stopped' ELSE r.status END
+    AS status, count(*) AS n FROM batch_rows r JOIN batches b ON b.id = r.batch_id
     JOIN projects p ON p.id = b.project_id GROUP BY 1, 2 ORDER BY 1, 2"""
 _LEASES = """SELECT count(*) FILTER (WHERE expires_at >= now()) AS held,
     count(*) FILTER (WHERE expires_at < now()) AS expired FROM leases"""
 
 
-def text(catalog: Catalog) -> str:
-    """All metrics, of the projects that the catalog's role sees: of all of them for the operator."""
+def text(catalog: Catalog, well: Mapping[str, bool]) -> str:
+    """All metrics, of the projects that the catalog's role sees: of all of them for the operator.
+
+    `well` says of each system whether it is.
+    """
     registry = CollectorRegistry()
-    registry.register(_Collector(catalog))
+    registry.register(_Collector(catalog, well))
     return generate_latest(registry).decode()
 
 
 class _Collector(Collector):
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, well: Mapping[str, bool]) -> None:
+        self._catalog, self._well = catalog, well
 
     def describe(self) -> list[Metric]:
         """Nothing: or the registry would ask the catalog when it is made."""
@@ -50,13 +57,21 @@ class _Collector(Collector):
         """The families, each from one query."""
         yield self._gauge("images", "Images by status", _IMAGES, ("project", "status"))
         yield from self._bytes()
-        yield self._counter("operations", "Entries of the audit log", _OPERATIONS, ("project", "operation", "outcome"))
-        yield self._counter("failures", "Images killed, by the code of the reason", _FAILURES, ("project", "code"))
+        yield self._counter(
+            "operations", "Entries that the audit log has had", _OPERATIONS, ("project", "operation", "outcome")
+        )
+        yield self._counter(
+            "failures", "Images killed so far, by the code of the reason", _FAILURES, ("project", "code")
+        )
         yield self._gauge("migration_rows", "Rows of batch migrations by status", _ROWS, ("project", "status"))
         leases = GaugeMetricFamily("darkroom_leases", "Images that are not final, by their lease", labels=["lease"])
         for name, count in self._rows(_LEASES)[0].items():
             leases.add_metric([name], count)
         yield leases
+        systems = GaugeMetricFamily("darkroom_well", "Whether a system is well, as /health says", labels=["system"])
+        for name, well in self._well.items():
+            systems.add_metric([name], well)
+        yield systems
 
     def _bytes(self) -> Iterator[Metric]:
         """Sizes of the images that can be read, of what is in the store, and how many times data is shared."""
@@ -87,5 +102,4 @@ class _Collector(Collector):
         return family
 
     def _rows(self, query: str) -> list[Row]:
-        with self._catalog.transaction() as connection:
-            return connection.execute(query.encode()).fetchall()
+        return self._catalog.rows(query.encode())

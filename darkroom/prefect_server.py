@@ -8,7 +8,6 @@ on loopback too: who may use it has the worker's account. Prefect itself is not 
 import fcntl
 import http.client
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from darkroom import passwords
 from darkroom.errors import UnavailableError
 
 _READY = 60.0
@@ -98,22 +98,6 @@ def listen(folder: Path, host: str, port: int) -> None:
         (folder / "port").write_text(str(port))
 
 
-def password(folder: Path) -> str:
-    """What the server asks for, as `user:password`: made once, and readable by this account only."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder / "password"
-    if not file.exists():
-        part = folder / f".password-{secrets.token_hex(4)}"
-        part.touch(mode=0o600)
-        part.write_text(f"darkroom:{secrets.token_urlsafe(24)}\n")
-        try:
-            os.link(part, file)  # the first of several wins
-        except FileExistsError:
-            pass
-        part.unlink()
-    return file.read_text().strip()
-
-
 def stop(folder: Path) -> None:
     """Stop the server, if it runs: what it has in hand it finishes, within reason."""
     if not folder.is_dir():
@@ -145,7 +129,7 @@ def client_environment(api_url: str, folder: Path | None = None) -> dict[str, st
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "", "127.0.0.1", "localhost"]
     proxies = dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(filter(None, direct)))
     silence = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL"}
-    known = {"PREFECT_API_AUTH_STRING": password(folder)} if folder else {}
+    known = {"PREFECT_API_AUTH_STRING": passwords.kept(folder)} if folder else {}
     told = {"PREFECT_LOGGING_EXTRA_LOGGERS": "darkroom"}  # what the domain has to say is in the log of the run too
     return {**QUIET, **proxies, **silence, **told, **known, "PREFECT_API_URL": api_url}
 
@@ -162,7 +146,7 @@ def _start(folder: Path, lock: int) -> None:
         "PREFECT_HOME": str(folder),
         "PREFECT_SERVER_API_HOST": host,
         "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_API_AUTH_STRING": password(folder),
+        "PREFECT_SERVER_API_AUTH_STRING": passwords.kept(folder),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
         "PREFECT_SERVER_UI_API_URL": "/api",  # of the same origin, whatever name or proxy the browser came by
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from darkroom import audit, postgres, prefect_server, store, systems
+from darkroom import audit, passwords, postgres, prefect_server, store, systems
 from darkroom.catalog import Catalog
 from darkroom.compute import domain, keeping
 from darkroom.compute import hosts as compute_hosts
@@ -99,7 +99,7 @@ def prefect_folder(short_folder):
 @pytest.fixture
 def prefect_password(prefect_folder, monkeypatch):
     """Its password, for this process and those that it starts with PREFECT_API_URL set."""
-    password = prefect_server.password(prefect_folder)
+    password = passwords.kept(prefect_folder)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
     return password
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom import prefect_server
+from darkroom import passwords, prefect_server
 from darkroom.catalog import images
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +64,7 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, apply
     prefect("worker", "start", "--pool", "darkroom", "--run-once")
 
     url = prefect_server.ensure(prefect_folder)
-    password = prefect_server.password(prefect_folder)
+    password = passwords.kept(prefect_folder)
     made = found(f"{url}/deployments/filter", password)
     assert sorted(one["name"].lower().replace(" ", "_") for one in made) == sorted(flows())
     assert sorted(one["entrypoint"] for one in made) == sorted(f"flows.{name}.{name}" for name in flows())

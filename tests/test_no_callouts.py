@@ -20,7 +20,7 @@ from pathlib import Path
 with socket.socket() as any_socket:  # netdevice(7): SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))
 
-from darkroom import prefect_server
+from darkroom import passwords, prefect_server
 
 def prefect(*words):
     subprocess.run([sys.executable, "-m", "prefect", *words], check=True, stdin=subprocess.DEVNULL, timeout=100)
@@ -34,7 +34,7 @@ try:
     prefect("deployment", "run", "hello/default")
     prefect("worker", "start", "--pool", "tiny", "--run-once")
     for page in ("/collections/views/aggregate-worker-metadata", "/admin/settings"):  # what pages of the UI ask for
-        token = base64.b64encode(prefect_server.password(folder).encode()).decode()
+        token = base64.b64encode(passwords.kept(folder).encode()).decode()
         request = urllib.request.Request(url + page, headers={"authorization": "Basic " + token})
         urllib.request.urlopen(request, timeout=30).read()
     urllib.request.urlopen(url.removesuffix("api"), timeout=30).read()

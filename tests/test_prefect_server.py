@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom import prefect_server
+from darkroom import passwords, prefect_server
 
 ENSURE = (
     "import sys, pathlib; from darkroom import prefect_server; print(prefect_server.ensure(pathlib.Path(sys.argv[1])))"
@@ -70,13 +70,13 @@ def test_two_processes_that_start_it_at_once_get_the_same_one(folder):
 
 def test_after_kill_9_it_comes_back_at_the_same_address_with_what_it_knew(folder):
     url = prefect_server.ensure(folder)
-    made = answer(f"{url}/flows/", {"name": "remembered"}, prefect_server.password(folder))
+    made = answer(f"{url}/flows/", {"name": "remembered"}, passwords.kept(folder))
     first = prefect_server.status(folder)["pid"]
     os.killpg(first, signal.SIGKILL)
 
     assert prefect_server.ensure(folder) == url
     assert prefect_server.status(folder)["pid"] != first
-    assert answer(f"{url}/flows/{made['id']}", password=prefect_server.password(folder))["name"] == "remembered"
+    assert answer(f"{url}/flows/{made['id']}", password=passwords.kept(folder))["name"] == "remembered"
 
 
 def test_a_starter_killed_while_it_starts_leaves_one_that_the_next_one_finds(folder):
@@ -153,13 +153,13 @@ def test_who_does_not_know_its_password_is_told_nothing(prefect_folder, password
 
 def test_it_listens_where_it_is_told_to_and_keeps_its_password(folder):
     url = prefect_server.ensure(folder)
-    password = prefect_server.password(folder)
+    password = passwords.kept(folder)
     prefect_server.listen(folder, "127.0.0.2", 0)
     assert prefect_server.status(folder)["pid"] is None
 
     moved = prefect_server.ensure(folder)
     assert moved == url.replace("127.0.0.1", "127.0.0.2")
-    assert prefect_server.password(folder) == password
+    assert passwords.kept(folder) == password
     prefect_server.listen(folder, "127.0.0.2", 0)
     assert prefect_server.status(folder)["pid"] is not None
     assert isinstance(answer(f"{moved}/flows/filter", {}, password), list)

@@ -23,7 +23,7 @@ from tests.conftest import make_disk
 
 TABLES = [
     "scopes", "images", "tags", "wraps", "disks", "packs", "chunks", "refs", "leases", "runs", "events", "holds",
-    "inboxes", "members", "trusts", "sidecars",
+    "inboxes", "members", "trusts", "sidecars", "totals",
 ]  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_hand_written_sql_sees_and_changes_nothing_of_another_project(full, acco
     with connect(account("stranger")) as connection:
         for table in TABLES:
             assert before[table], table
-            if table != "events":
+            if table not in ("events", "totals"):
                 assert connection.execute(f"SELECT * FROM {table}").fetchall() == [], table
             attempt(connection, f"DELETE FROM {table}")
             for column in [row["column_name"] for row in columns if row["table_name"] == table]:
@@ -165,6 +165,8 @@ def test_hand_written_sql_sees_and_changes_nothing_of_another_project(full, acco
             "create-project",
             "credentials",
         }
+        totals = connection.execute("SELECT labels FROM totals").fetchall()
+        assert {row["labels"][0] for row in totals} == {"create-project", "credentials"}
         assert connection.execute("SELECT name FROM projects").fetchall() == [{"name": "stranger"}]
         for function in ("incoming()", "outgoing()", "trusted()"):
             assert connection.execute(f"SELECT * FROM {function}").fetchall() == []
@@ -387,7 +389,7 @@ def test_the_operators_account_suffices_for_collection_reaping_purges_and_report
         assert [row["outcome"] for row in deleting.purge_due(found)["images"]] == ["purged"]
         assert len(reap.reap(found)["images"]) == 1
         collected = collect.collect(found)
-        assert "darkroom_images" in metrics.text(found.catalog)
+        assert "darkroom_images" in metrics.text(found.catalog, {})
         assert reporting.report(found, str(tmp_path / "all.csv"), (), listing.Filter(), all_projects=True)
 
     assert collected
