@@ -392,3 +392,26 @@ def test_errors_of_the_catalog_are_darkrooms_own(operator):
     assert caught.value.code == "catalog-unavailable"
     with operator.transaction() as connection:
         assert connection.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+
+
+def test_who_asks_for_an_image_that_just_becomes_active_finds_it_active(catalog):
+    image = new_image(catalog)
+    with catalog.transaction() as connection:
+        images.move(connection, image, "saving")
+    found = []
+
+    def ask():
+        with catalog.transaction() as connection:
+            found.append(images.unfinished(connection, "one"))
+
+    with catalog.transaction() as connection:
+        uploads.renew_lease(connection, image)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join(0.3)
+        assert asking.is_alive()
+        images.move(connection, image, "active")  # neither waits for what the other holds
+        uploads.forget(connection, image)
+    asking.join()
+
+    assert [row["status"] for row in found] == ["active"]

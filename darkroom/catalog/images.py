@@ -149,10 +149,11 @@ def find_deleted(catalog: Catalog, reference: str) -> Row:
 
 def unfinished(connection: Connection, name: str) -> Row | None:
     """The own image of this name, of any status in which it holds the name; locked until the transaction ends."""
-    row = next((row for row in _by_name(connection, name) if row["own"]), None)
-    if row:
-        connection.execute("SELECT FROM images WHERE id = %s FOR UPDATE", (row["id"],))
-    return row
+    found = next((row["id"] for row in _by_name(connection, name) if row["own"]), None)
+    # The lease before the row, in the order in which an upload locks them; then as the row is behind the lock.
+    connection.execute("SELECT FROM leases WHERE image_id = %s FOR UPDATE", (found,))
+    query = _SEEN + sql.SQL("WHERE i.id = %s AND i.status NOT IN ('killed', 'deleted') FOR UPDATE OF i")
+    return connection.execute(query, (found,)).fetchone()
 
 
 def _by_name(connection: Connection, name: str) -> list[Row]:
