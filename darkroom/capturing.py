@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from darkroom import creation, hostdisks, reading, rules
+from darkroom import creation, hostdisks, qemu, reading, rules
 from darkroom.catalog import Row, images, servers
 from darkroom.compute import atrest, backup, connection, domain, hosts, throwaway
 from darkroom.compute.backup import Disk
@@ -22,6 +23,7 @@ from darkroom.overlaid import Overlaid
 from darkroom.systems import Systems
 
 Progress = Callable[[int, int], None]
+_NO_BITMAP = "no bitmap of what changed: all was read"
 
 
 class DiskMissingError(MissingError):
@@ -190,8 +192,9 @@ def take(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
             creation.look(to, row, number, reader)
         row = images.get(to.catalog, image)
         result = creation.upload_disks(to, row, lambda number: nullcontext(readers[number]), progress)
-        told: dict[str, Any] = {"at": instant.at.isoformat(), "consistency": instant.consistency, "note": instant.note}
         overlaid = [reader for reader in readers if isinstance(reader, Overlaid)]
+        note = instant.note or (_NO_BITMAP if plan.get("since") and not overlaid else "")
+        told: dict[str, Any] = {"at": instant.at.isoformat(), "consistency": instant.consistency, "note": note}
         if overlaid:
             told["changed_size"] = sum(reader.changed for reader in overlaid)
         with to.catalog.transaction() as transaction:
@@ -222,20 +225,22 @@ def _instant(to: Systems, row: Row) -> Iterator[_Instant]:
     with connection.open(host.uri) as libvirt:
         disks = {disk.target: disk for disk in backup.disks(libvirt, uuid)}
         wanted = [_present(disks, target, plan["server"]) for target in plan["disks"]]
-        if domain.state(libvirt, uuid)[0] in ("stopped", "crashed"):
-            note = "the server is stopped: all was read" if plan.get("since") else ""
+        before = images.get(to.catalog, plan["since"]) if plan.get("since") else None
+        if _is_at_rest(libvirt, uuid):
             ours = {str(host.disk(disk["id"])): disk for disk in servers.disks(to.catalog, uuid)}
             yield _Instant(
-                lambda target: _open_at_rest(to, row, host, disks[target], ours),
+                lambda target: _open_at_rest(to, row, host, disks[target], ours, before),
                 "application" if domain.ended_well(libvirt, uuid) else "crash",
-                note=note,
             )
         else:
-            before = images.get(to.catalog, plan["since"]) if plan.get("since") else None
             since = checkpoint(before["id"]) if before else ""
             with backup.running(libvirt, uuid, wanted, _folder(host, row), checkpoint(row["id"]), since) as taken:
                 consistency = "filesystem" if taken.frozen else "crash"
                 yield _Instant(lambda target: _open(to, taken, target, before), consistency, note=taken.note)
+
+
+def _is_at_rest(libvirt: Any, uuid: UUID) -> bool:
+    return domain.state(libvirt, uuid)[0] in ("stopped", "crashed")
 
 
 def _present(disks: dict[str, Disk], target: str, server: str) -> Disk:
@@ -244,13 +249,31 @@ def _present(disks: dict[str, Disk], target: str, server: str) -> Disk:
     return disks[target]
 
 
+@contextmanager
 def _open_at_rest(
-    to: Systems, row: Row, host: hosts.Host, disk: Disk, ours: dict[str, Row]
-) -> AbstractContextManager[Reader]:
-    """A disk of a stopped server; `ours` are those that Darkroom made, by their files."""
+    to: Systems, row: Row, host: hosts.Host, disk: Disk, ours: dict[str, Row], before: Row | None
+) -> Iterator[Reader]:
+    """A disk of a stopped server, as `_open`; `ours` are those that Darkroom made, by their files."""
     made = ours.get(disk.path)
     own = hostdisks.at_rest(to, host, made) if made else None
-    return atrest.open_disk(disk, creation.spool(to, row), to.settings, own)
+    opened = partial(atrest.open_disk, disk, creation.spool(to, row), to.settings, own)
+    with ExitStack() as stack:
+        now = stack.enter_context(opened())
+        if before is None or disk.format != "qcow2" or disk.target not in _captured(before):
+            yield now
+            return
+        try:
+            changes = stack.enter_context(opened(since=checkpoint(before["id"])))
+        except qemu.SourceUnreadableError:  # its bitmap is missing, or broken
+            yield now
+            return
+        earlier = stack.enter_context(reading.open_disk(to, before, _captured(before).index(disk.target)))
+        yield Overlaid(now, earlier, changes)
+
+
+def _captured(image: Row) -> list[str]:
+    """The names in the server of the disks that a capture has."""
+    return list(image["properties"]["capture"]["disks"])
 
 
 @contextmanager
@@ -259,13 +282,12 @@ def _open(to: Systems, taken: backup.Backup, target: str, before: Row | None) ->
     with ExitStack() as stack:
         now = taken.open_disk(target)
         stack.callback(now.close)
-        known = before["properties"]["capture"]["disks"] if before else []
-        if before is None or target not in taken.changed or target not in known:
+        if before is None or target not in taken.changed or target not in _captured(before):
             yield now
             return
         changes = taken.open_changes(target)
         stack.callback(changes.close)
-        earlier = stack.enter_context(reading.open_disk(to, before, known.index(target)))
+        earlier = stack.enter_context(reading.open_disk(to, before, _captured(before).index(target)))
         yield Overlaid(now, earlier, changes)
 
 
@@ -276,15 +298,14 @@ def settle(to: Systems, image: str) -> None:
     """
     row = images.get(to.catalog, image)
     plan = row["properties"]["capture"]
-    keep = [checkpoint(UUID(plan["since"]))] if plan.get("since") else []
-    keep += [checkpoint(row["id"])] if row["status"] == "active" else []
+    keep = [checkpoint(row["id"]), *([checkpoint(UUID(plan["since"]))] if plan.get("since") else [])]
     try:
         host, uuid = _planned(to, plan)
         with connection.open(host.uri) as libvirt:
-            if row["status"] == "active":
-                backup.prune(libvirt, uuid, keep)
-            else:
+            if row["status"] != "active":
                 backup.tidy(libvirt, uuid, _folder(host, row), checkpoint(row["id"]))
+            elif not _is_at_rest(libvirt, uuid):  # else the records could go, but not their bitmaps
+                backup.prune(libvirt, uuid, keep)
     except DarkroomError:
         pass
 

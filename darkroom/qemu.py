@@ -64,12 +64,19 @@ class ConvertError(DarkroomError):
 
 @contextmanager
 def serve(
-    source: Source, inspection: Inspection, folder: Path, *, passphrase: bytes = b"", backing: Path | None = None
+    source: Source,
+    inspection: Inspection,
+    folder: Path,
+    *,
+    passphrase: bytes = b"",
+    backing: Path | None = None,
+    bitmap: str = "",
 ) -> Iterator[Reader]:
     """The guest-visible bytes of a source, by a confined qemu-nbd; sockets are made below `folder`.
 
     `passphrase` opens the LUKS layer of a qcow2; `backing` is the socket of an NBD export of the raw disk that it lies
-    over, which its header names and nothing else: QEMU takes no other in its place. Raises SourceUnreadableError,
+    over, which its header names and nothing else: QEMU takes no other in its place. With a `bitmap` of the qcow2, data
+    extents are what that marks. Raises SourceUnreadableError, also where the bitmap is missing or broken,
     SizeMismatchError, NbdUnavailableError, and what reading the source raises.
     """
     with ExitStack() as stack:
@@ -83,6 +90,7 @@ def serve(
             options += ",backing.driver=raw"
         words, pipes = stack.enter_context(secret(passphrase))
         options += ",encrypt.key-secret=key" if passphrase else ""
+        words += [f"--bitmap={bitmap}"] if bitmap else []
         arguments = ["qemu-nbd", "--read-only", "--persistent", f"--shared={_CONNECTIONS * 2}", *words, "--image-opts"]
         confined = sandbox.running(
             [*arguments, "--socket", str(path), options],
@@ -92,7 +100,7 @@ def serve(
         )
         process = stack.enter_context(confined)
         try:
-            reader = _connect(process, path, source.name)
+            reader = _connect(process, path, source.name, bitmap)
             stack.callback(reader.close)
             if reader.size != inspection.virtual_size:
                 raise SizeMismatchError(source.name, f"{inspection.virtual_size} bytes", f"{reader.size}")
@@ -135,7 +143,7 @@ def _file_node(stack: ExitStack, source: Source, place: Path) -> tuple[str, list
     return f"file.driver=raw,file.offset={offset},file.size={size},file.{nested}", [source.fd], None
 
 
-def _connect(process: sandbox.Running, path: Path, which: str) -> client.NbdReader:
+def _connect(process: sandbox.Running, path: Path, which: str, bitmap: str) -> client.NbdReader:
     """A reader of what qemu-nbd serves. It listens before it opens the image, and ends where it cannot open it."""
     deadline = time.monotonic() + _READY
     while not _accepts(path):
@@ -145,7 +153,7 @@ def _connect(process: sandbox.Running, path: Path, which: str) -> client.NbdRead
             raise client.NbdUnavailableError(which, f"qemu-nbd to listen within {_READY:.0f} s", process.words())
         time.sleep(_POLL)
     try:
-        return client.connect(f"nbd+unix:///?socket={path}", _CONNECTIONS)
+        return client.connect(f"nbd+unix:///?socket={path}", _CONNECTIONS, bitmap=bitmap)
     except client.NbdUnavailableError:
         try:
             process.process.wait(_ENDING)

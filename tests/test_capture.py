@@ -176,6 +176,43 @@ def test_a_broken_bitmap_means_that_all_is_read(to, host, server):
     assert content(to, second) == expected
 
 
+def test_a_stopped_server_is_read_where_it_has_changed_and_keeps_its_checkpoints(to, host, server):
+    made = server()
+    first = capture(to, made, all_disks=True)
+    write(host, made, "vda", 5 * MiB, 65)
+    second = capture(to, made, "later", all_disks=True, since="golden")
+    write(host, made, "vda", 7 * MiB, 66)
+    domain.stop(host, made.uuid)
+    expected = bytearray(content(to, first))
+    expected[5 * MiB : 5 * MiB + 64 * 1024] = b"A" * 64 * 1024
+    expected[7 * MiB : 7 * MiB + 64 * 1024] = b"B" * 64 * 1024
+
+    for name, since, chunks in (("one", "golden", 2), ("two", "later", 1)):
+        image = capture(to, made, name, all_disks=True, since=since)
+        assert (content(to, image), content(to, image, 1)) == (expected, content(to, first, 1))
+        assert (told(to, image)["changed_size"], told(to, image)["note"]) == (chunks * CHUNK_SIZE, "")
+    assert checkpoints(host, made) == sorted(f"darkroom-{image}" for image in (first, second))
+    third = capture(to, made, "three", since="two")  # no checkpoint begins while it is stopped
+    assert content(to, third) == expected
+    assert told(to, third)["note"] == "no bitmap of what changed: all was read"
+    domain.start(host, made)
+    last = capture(to, made, "last", since="later")
+    assert content(to, last) == expected
+    assert checkpoints(host, made) == sorted(f"darkroom-{image}" for image in (second, last))
+
+
+def test_a_broken_bitmap_of_a_stopped_server_means_that_all_is_read(to, host, server):
+    made = server(formats=("qcow2",))
+    first = capture(to, made)
+    os.kill(int(_pid(made)), signal.SIGKILL)
+    assert domain.wait(lambda: not domain.is_running(host, made.uuid), 30)
+
+    second = capture(to, made, "later", since="golden")
+
+    assert content(to, second) == content(to, first)
+    assert told(to, second)["note"] == "no bitmap of what changed: all was read"
+
+
 def _pid(made):
     found = subprocess.run(["pgrep", "-f", f"guest={made.name},"], capture_output=True, text=True, check=True)
     return found.stdout.split()[0]

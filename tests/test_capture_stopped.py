@@ -14,7 +14,7 @@ from darkroom.catalog import servers as rows
 from darkroom.compute import atrest, connection, diskkeys, domain, keeping, overlay, serving
 from darkroom.compute.domain import Disk
 from darkroom.errors import DarkroomError
-from darkroom.model import MiB
+from darkroom.model import CHUNK_SIZE, MiB
 from tests import computing
 from tests.computing import create, image_of
 from tests.test_capture import capture, content, told, write
@@ -98,6 +98,15 @@ def test_a_sealed_disk_is_captured_and_its_key_is_nowhere_in_the_clear(to, host,
     assert all("secret,id=key,file=/dev/fd/" in words for words in readers)
     assert hashlib.sha256(content(to, image)).hexdigest() == guest_visible(to, path(), tmp_path / "seen.raw")
     assert content(to, image) == expected
+
+    server = servers.start(to, "web-1")
+    take(to, "running")
+    with connection.open(host.uri) as libvirt:
+        write(libvirt, SimpleNamespace(uuid=UUID(server["id"])), "vda", 0, 66)
+    servers.stop(to, "web-1", force=True)
+    later = take(to, "later", since="running")
+    assert told(to, later)["changed_size"] == CHUNK_SIZE
+    assert hashlib.sha256(content(to, later)).hexdigest() == guest_visible(to, path(), tmp_path / "later.raw")
 
 
 def processes():

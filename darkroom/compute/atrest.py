@@ -4,11 +4,11 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from darkroom import formats, qemu, rawview
+from darkroom import formats, qemu
 from darkroom.compute import overlay
 from darkroom.compute.backup import Disk
 from darkroom.compute.connection import DomainStateError
@@ -46,31 +46,35 @@ class Own:
 
 
 @contextmanager
-def open_disk(disk: Disk, folder: Path, settings: Settings, own: Own | None = None) -> Iterator[Reader]:
+def open_disk(
+    disk: Disk, folder: Path, settings: Settings, own: Own | None = None, *, since: str = ""
+) -> Iterator[Reader]:
     """The guest-visible bytes, in the format that libvirt states; whatever a guest wrote to its raw disk is data.
 
-    Only of an `own` disk is the file sealed, or read over what its image has. While it is open, QEMU cannot start a
-    guest with the disk. Raises DiskKindError, DomainStateError if something writes to it, and SourceChangedError at the
-    end if it is not what it was.
+    Only of an `own` disk is the file sealed, or read over what its image has. With `since`, a checkpoint, the data
+    extents of a qcow2 are what has changed since then; SourceUnreadableError where its bitmap is missing or broken.
+    While it is open, QEMU cannot start a guest with the disk. Raises DiskKindError, DomainStateError if something
+    writes to it, and SourceChangedError at the end if it is not what it was.
     """
     if not disk.path or disk.format not in ("raw", "qcow2"):
         raise DiskKindError(disk.target, "a raw or qcow2 file or device", f"{disk.format} {disk.path}")
     with local.open_path(Path(disk.path)) as source:
         _lock(source, disk)
-        with _view(source, disk, folder, settings, own) as reader:
+        with _view(source, disk, folder, settings, own, since) as reader:
             yield reader
             source.check_unchanged()
 
 
 def _view(
-    source: Source, disk: Disk, folder: Path, settings: Settings, own: Own | None
+    source: Source, disk: Disk, folder: Path, settings: Settings, own: Own | None, bitmap: str
 ) -> AbstractContextManager[Reader]:
     if own:
         size, export = _own(source, disk, own)
-        return qemu.serve(source, Inspection("qcow2", size), folder, passphrase=own.passphrase, backing=export)
-    raw = disk.format == "raw"
-    found = Inspection("raw", source.reader.size) if raw else _qcow2(source, disk, settings)
-    return rawview.open_disk(source, found, folder)
+        found, passphrase = Inspection("qcow2", size), own.passphrase
+        return qemu.serve(source, found, folder, passphrase=passphrase, backing=export, bitmap=bitmap)
+    if disk.format == "raw":
+        return nullcontext(source.reader)
+    return qemu.serve(source, _qcow2(source, disk, settings), folder, bitmap=bitmap)
 
 
 def _own(source: Source, disk: Disk, own: Own) -> tuple[int, Path | None]:

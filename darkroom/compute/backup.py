@@ -40,8 +40,8 @@ class Disk:
 class Backup:
     """A backup in progress: the exports of `targets` are on `socket`.
 
-    `changed` holds the targets of which the export tells what has changed since the earlier checkpoint; `note` why
-    there are none.
+    `changed` holds the targets of which the export tells what has changed since the earlier checkpoint; `note` what is
+    wrong with its bitmaps.
     """
 
     socket: Path
@@ -81,9 +81,9 @@ def disks(host: Any, uuid: UUID) -> list[Disk]:
 def running(host: Any, uuid: UUID, wanted: Sequence[Disk], folder: Path, name: str, since: str) -> Iterator[Backup]:
     """A backup of a domain that runs, for the block. Its checkpoint is `name`; it stays if the block ends well.
 
-    `since` is an earlier checkpoint, or "": where its bitmaps are missing or broken, the backup is a full one with a
-    note. When the block ends, and when this process dies, the job ends and `folder`, which it makes, goes. Raises
-    DomainStateError if the domain does not run, DomainBusyError while it has another job, ThawError.
+    `since` is an earlier checkpoint, or "": where its bitmaps are missing or broken, the backup is a full one. When the
+    block ends, and when this process dies, the job ends and `folder`, which it makes, goes. Raises DomainStateError if
+    the domain does not run, DomainBusyError while it has another job, ThawError.
     """
     found = domain.lookup(host, uuid)
     guard.sweep(host, folder.parent)
@@ -104,7 +104,7 @@ def _begin(found: Any, wanted: Sequence[Disk], folder: Path, name: str, since: s
     note = ""
     bitmaps = frozenset(disk.target for disk in wanted if disk.format == "qcow2")
     if since and not (bitmaps and _has_checkpoint(found, since)):
-        since, note = "", "no bitmap of what changed: all was read"
+        since = ""
     checkpoint = _checkpoint(wanted, name) if bitmaps else None
     frozen = agent.freeze(found)
     try:
