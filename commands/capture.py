@@ -18,7 +18,7 @@ from darkroom.systems import open_systems
 def add_commands(commands: Any) -> None:
     """Add the parsers of this module."""
     parser = commands.add_parser("capture", help="make an image of a server, running or stopped")
-    parser.add_argument("server", help="a name or an id; or a libvirt domain that others made")
+    parser.add_argument("server", help="a name or an id; or a libvirt domain that others made, if you may")
     parser.add_argument("--name", required=True, help="the image's name, unique in the project")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--disk", default="", help="a disk by its name in the server, such as vdb; default: the first")

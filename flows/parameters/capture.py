@@ -18,7 +18,7 @@ class CaptureServer(Form):
     server: str = offered(
         "servers",
         title="Server",
-        description="A name or an id; or the name of a libvirt domain that others made.",
+        description="A name or an id; or a libvirt domain that others made, if the operator lets the project.",
         min_length=1,
     )
     name: Annotated[str, by(rules.check_name)] = new_name("image")
