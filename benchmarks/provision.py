@@ -36,7 +36,7 @@ from darkroom.systems import Systems
 from tests import hosts as private
 from tests import operations
 
-GIB, MIB = 1 << 30, 1 << 20
+GIB, MIB, BLOCK = 1 << 30, 1 << 20, 4096
 _UP = 600
 _LASTS = 30.0
 
@@ -112,14 +112,33 @@ class Lazy:
     seconds: float
     fetched: int
     chunks: list[int]
+    asked: int
 
     def tell(self, until: str, image, needed: int) -> None:
-        """Print how much of the image was fetched, and how much of it the guest read, in stored bytes."""
-        stored = image["stored_size"]
-        print(f"fetched until {until}: {self.fetched / MIB:.0f} MiB of {stored / MIB:.0f}, ", end="")
-        print(f"{100 * self.fetched / stored:.1f} % of the image; what was read is {100 * needed / stored:.1f} %")
-        asked = len(self.chunks) / -(-image["allocated_size"] // CHUNK_SIZE)
-        print(f"chunks read until {until}: {len(self.chunks)}, {100 * asked:.1f} % of the image", flush=True)
+        """Print how much was fetched, in stored bytes, and how much the guest read, in its own."""
+        stored, allocated = image["stored_size"], image["allocated_size"]
+        print(f"{image['name']}, fetched until {until}: {self.fetched / MIB:.0f} MiB of {stored / MIB:.0f}, ", end="")
+        print(f"{100 * self.fetched / stored:.1f} %; the chunks that it read are {100 * needed / stored:.1f} %")
+        print(f"  the guest read {self.asked / MIB:.0f} MiB of {allocated / MIB:.0f}, ", end="")
+        print(f"{100 * self.asked / allocated:.1f} %, in {len(self.chunks)} chunks", flush=True)
+
+
+class Asked(profiles.Recorder):
+    """Counts what is read, too: each block of 4 KiB once."""
+
+    def __init__(self, reader: lazydisk.LazyDisk) -> None:
+        super().__init__(reader)
+        self._blocks: set[int] = set()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes read so far."""
+        return BLOCK * len(self._blocks)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As the other reader does."""
+        self._blocks.update(range(offset // BLOCK, -(-(offset + length) // BLOCK)))
+        return super().read(offset, length)
 
 
 @contextmanager
@@ -159,13 +178,13 @@ def lazy(
     path.unlink(missing_ok=True)
     began = time.monotonic()
     with opened(to, host, image, delay, profile) as (reader, cache):
-        recorder = profiles.Recorder(reader)
+        recorder = Asked(reader)
         try:
             with NbdServer(recorder, export):
                 proxy.ensure(socket, export, 0)
                 overlay.create(path, reader.size, b"", socket)
                 seconds = time.monotonic() - began + boot(host, Disk(path, "qcow2"), folder, marker)
-                return Lazy(seconds, cache.fetched, recorder.chunks)
+                return Lazy(seconds, cache.fetched, recorder.chunks, recorder.bytes)
         finally:
             proxy.stop(socket)
 
@@ -215,15 +234,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
     parser.add_argument("--delay", type=float, default=0.02)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--login", action="store_true", help="only what a plain Debian fetches until its login")
+    parser.add_argument("--login", action="store_true", help="only what guests fetch until their login")
     options = parser.parse_args()
+    disk = options.folder / "guest.raw"
+    guest.build(disk)
     if options.login:
         plain = debian.build(options.folder / "debian.raw")
         with machine(options.folder.absolute()) as (to, host), tempfile.TemporaryDirectory() as scratch:
-            until_login(to, host, Path(scratch), plain)
+            for name, each in (("debian", plain), ("server", disk)):
+                until_login(to, host, Path(scratch), name, each)
         return
-    disk = options.folder / "guest.raw"
-    guest.build(disk)
     with machine(options.folder.absolute()) as (to, host), tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch).absolute()
         small, large = (sorted(to_running(to, host, folder, size)) for size in (1 * GIB, 100 * GIB))
@@ -235,10 +255,10 @@ def main() -> None:
         boots(to, host, folder, disk, options.delay, options.rounds)
 
 
-def until_login(to: Systems, host: Host, folder: Path, disk: Path) -> None:
-    """A plain Debian until its login prompt."""
-    operations.import_image(to, disk, name="debian", format="raw", key="gold")
-    image = images.find(to.catalog, "debian")
+def until_login(to: Systems, host: Host, folder: Path, name: str, disk: Path) -> None:
+    """A guest until its login prompt."""
+    operations.import_image(to, disk, name=name, format="raw", key="gold")
+    image = images.find(to.catalog, name)
     cold = lazy(to, host, image, folder, 0, [], "login:")
     cold.tell(f"login, {cold.seconds:.0f} s", image, needed(to, host, image, cold.chunks))
 
