@@ -24,7 +24,6 @@ SERVICE_KEYS = {
         "healthcheck",
         "volumes",
         "ports",
-        "configs",
     ),
     *("security_opt", "stop_grace_period"),
 }
