@@ -73,18 +73,6 @@ def test_a_worker_runs_an_import_that_was_asked_of_the_deployment(prefect, apply
         kind["slug"] for kind in found(f"{url}/block_types/filter", password)
     }
     assert images.find(to.catalog, "web-1")["status"] == "active"
-    assert scheduled(url, password) == {one["id"] for one in made if one["schedules"]}
-
-
-def scheduled(url: str, password: str) -> set[str]:
-    """The deployments of which the server's scheduler has made runs, which takes it seconds."""
-    scheduling = {one["id"] for one in found(f"{url}/deployments/filter", password) if one["schedules"]}
-    deadline = time.monotonic() + 60
-    while True:
-        runs = {run["deployment_id"] for run in found(f"{url}/flow_runs/filter", password) if run["auto_scheduled"]}
-        if runs >= scheduling or time.monotonic() > deadline:
-            return runs
-        time.sleep(0.5)
 
     # What is scheduled will run.
     scheduled = {one["id"] for one in made if one["schedules"]}
