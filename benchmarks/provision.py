@@ -131,7 +131,7 @@ class Asked(profiles.Recorder):
         self._blocks: set[int] = set()
 
     @property
-    def bytes(self) -> int:
+    def asked(self) -> int:
         """Bytes read so far."""
         return BLOCK * len(self._blocks)
 
@@ -184,7 +184,7 @@ def lazy(
                 proxy.ensure(socket, export, 0)
                 overlay.create(path, reader.size, b"", socket)
                 seconds = time.monotonic() - began + boot(host, Disk(path, "qcow2"), folder, marker)
-                return Lazy(seconds, cache.fetched, recorder.chunks, recorder.bytes)
+                return Lazy(seconds, cache.fetched, recorder.chunks, recorder.asked)
         finally:
             proxy.stop(socket)
 

@@ -49,7 +49,8 @@ def status(options: argparse.Namespace) -> int:
         for name, system in found.items():
             print(f"{name:<8} {'well' if system['well'] else 'DOWN'}  {system['where']}")
         server = prefect_server.status(settings.home / "prefect")
-        print(f"prefect  {server['url'] if server['running'] else 'not running; it starts with the first operation'}")
+        url = os.environ.get("PREFECT_API_URL") or server["url"]
+        print(f"prefect  {url or 'not running; it starts with the first operation'}")
         owner = service_owner(settings.home)
         print(f"service  {f'running, process {owner}' if owner else 'not running; `darkroom up` starts it'}")
     return 0 if all(system["well"] for system in found.values()) else _DOWN

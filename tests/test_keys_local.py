@@ -50,6 +50,17 @@ def test_a_file_that_is_no_key_file_is_named_and_not_touched(local, content):
     assert Path(local.url).read_text() == content
 
 
+def test_a_file_that_cannot_be_replaced_is_named_and_stays(local):
+    before = Path(local.url).read_text()
+    lock = Path(local.url).with_suffix(".lock")
+    lock.unlink()
+    lock.mkdir()
+
+    with pytest.raises(KeyFileError, match="change keys where"):
+        local.create("silver")
+    assert Path(local.url).read_text() == before
+
+
 def test_many_processes_create_keys_at_once_and_none_is_lost(local):
     code = (
         "import sys; from darkroom import systems; from darkroom.settings import Settings\n"

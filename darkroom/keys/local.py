@@ -125,12 +125,16 @@ class LocalKeys:
     @contextmanager
     def _changed(self) -> Iterator[dict[str, Any]]:
         """The project's entries, to be changed in the block; written at its end unless it raises."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(self.path.with_suffix(".lock"), "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            projects = self._load()
-            yield projects.setdefault(self.project, {})
-            self._save(projects)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(self.path.with_suffix(".lock"), "a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                projects = self._load()
+                yield projects.setdefault(self.project, {})
+                self._save(projects)
+        except OSError as error:
+            remedy = "change keys where its folder may be written"
+            raise KeyFileError(self.url, "a file that can be replaced", error.strerror or "", remedy) from error
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -161,6 +165,11 @@ class LocalKeys:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.path)
+        folder = os.open(self.path.parent, os.O_DIRECTORY)  # a key that is used must not be lost with the power
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _wrapping_key(kek: bytes, context: Context) -> bytes:
