@@ -415,3 +415,13 @@ def test_who_asks_for_an_image_that_just_becomes_active_finds_it_active(catalog)
     asking.join()
 
     assert [row["status"] for row in found] == ["active"]
+
+
+def test_a_connection_that_died_while_it_was_idle_is_replaced(catalog, operator):
+    (row,) = catalog.rows("SELECT pg_backend_pid() AS pid")
+    operator.rows("SELECT pg_terminate_backend(%s, 5000)", (row["pid"],))  # waits until it has ended
+
+    with catalog.transaction() as connection:
+        found = connection.execute("SELECT pg_backend_pid() AS pid").fetchone()
+
+    assert found["pid"] != row["pid"]

@@ -6,8 +6,8 @@ functions, one transaction each: `images` (rows and status), `uploads` (leases, 
 
 import os
 import pwd
+import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -25,9 +25,6 @@ from darkroom.errors import DarkroomError, MissingError, RefusedError, Unavailab
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 _noted: WeakKeyDictionary[Connection, list[Row]] = WeakKeyDictionary()
-_used_at: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
-_TRUSTED = 1.0
-"""Seconds since its last use for which a connection is not asked whether it lives: that costs as much as a query."""
 DEFAULT_PROJECT = "default"
 OPERATOR = "darkroom_operator"
 """The role of the operator, beside the owner of the schema."""
@@ -103,7 +100,6 @@ class Catalog:
                 "application_name": _client(),
             },
             check=_check,
-            reset=_note_use,
             min_size=0,
             max_size=_POOL_SIZE,
             timeout=_POOL_TIMEOUT,
@@ -167,12 +163,14 @@ class Catalog:
 
 
 def _check(connection: Connection) -> None:
-    if time.monotonic() - _used_at.get(connection, float("-inf")) > _TRUSTED:
+    """Raise OperationalError if an idle connection is dead. To ask the server each time costs as much as a query.
+
+    A server that ends closes its end, which can be seen: there is something to read.
+    """
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    if waiting.poll(0):
         ConnectionPool.check_connection(connection)
-
-
-def _note_use(connection: Connection) -> None:
-    _used_at[connection] = time.monotonic()
 
 
 def note(connection: Connection, event: Row) -> None:
