@@ -1,4 +1,4 @@
-"""`darkroom policy`: what is done with a project's images as they age."""
+"""`darkroom policy`: what is done with a project's images and keys as they age."""
 
 import argparse
 import dataclasses
@@ -16,12 +16,13 @@ _RULES = {
     "delete_after": ("DAYS", "delete images that have been active for so long"),
     "keep_last": ("NUMBER", "keep so many images of each family, and delete the others"),
     "check_minutes": ("MINUTES", "check the least lately checked images again, for so long in each run"),
+    "rotate_after": ("DAYS", "rotate keys whose version is so old"),
 }
 
 
 def add_commands(commands: Any) -> None:
     """Add the parsers of this module."""
-    group = commands.add_parser("policy", help="what is done with images as they age").add_subparsers(
+    group = commands.add_parser("policy", help="what is done with images and keys as they age").add_subparsers(
         required=True, metavar="COMMAND"
     )
     parser = group.add_parser("set", help="change the rules of the project; 0 takes one away")
@@ -51,7 +52,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def apply(options: argparse.Namespace) -> int:
-    """Do what the rules ask for, or print what that is: a line for each image."""
+    """Do what the rules ask for, or print what that is: a line for each image and key."""
     try:
         result = run_flow("apply_policy", {"dry_run": options.dry_run}, Settings())
     except batch.BatchError as error:
@@ -61,7 +62,7 @@ def apply(options: argparse.Namespace) -> int:
         print(json.dumps(rows))
     for row in rows if not options.json else []:
         what = row["action"] if options.dry_run else row["outcome"]
-        print(f"{row['image']}  {row['name']}: {what}, {row['reason']}")
+        print(f"{row['image'] or 'key'}  {row['name']}: {what}, {row['reason']}")
     refused = [row for row in rows if row.get("outcome") == batch.REFUSED]
     for row in refused:
         print(f"darkroom: {row['message']}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Life by policy: a project's rules for its images as they age, as a plan that can be printed, and then executed.
+"""Life by policy: a project's rules for images and keys as they age, as a plan that can be printed, and then executed.
 
 Never touched: protected images, and of each family the newest that can be used, so that no family loses its meaning.
 What the policy deletes can be restored like anything that is deleted.
@@ -7,9 +7,10 @@ What the policy deletes can be restored like anything that is deleted.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from darkroom import batch, changing, deleting
+from darkroom import batch, changing, deleting, keyring
 from darkroom.catalog import Connection, Row, images
 from darkroom.errors import RefusedError
 from darkroom.systems import Systems
@@ -32,18 +33,20 @@ class Rules:
 
     `deprecate_after` and `delete_after`: days since the image became active. `keep_last`: how many images of each
     family are kept, the usable ones first, then the newest; those beyond are deleted whatever their age, and those
-    within are neither deprecated nor deleted by age. `check_minutes`: for checks in each run.
+    within are neither deprecated nor deleted by age. `check_minutes`: for checks in each run. `rotate_after`: days since
+    the version of a key was made.
     """
 
     deprecate_after: int = 0
     delete_after: int = 0
     keep_last: int = 0
     check_minutes: int = 0
+    rotate_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is to be done with an image, `deprecate` or `delete`, and why."""
+    """What is to be done and why: `deprecate` or `delete` an image, or `rotate` the key `name`; then `image` is ""."""
 
     action: str
     image: str
@@ -68,11 +71,11 @@ def set_rules(to: Systems, changes: dict[str, int]) -> Rules:
         raise RuleError(", ".join(f"{name} {value}" for name, value in changes.items()))
     with to.catalog.transaction() as connection:
         connection.execute(
-            """INSERT INTO policies (deprecate_after, delete_after, keep_last, check_minutes)
-            VALUES (%(deprecate_after)s, %(delete_after)s, %(keep_last)s, %(check_minutes)s)
+            """INSERT INTO policies (deprecate_after, delete_after, keep_last, check_minutes, rotate_after)
+            VALUES (%(deprecate_after)s, %(delete_after)s, %(keep_last)s, %(check_minutes)s, %(rotate_after)s)
             ON CONFLICT (project_id) DO UPDATE SET deprecate_after = excluded.deprecate_after,
                 delete_after = excluded.delete_after, keep_last = excluded.keep_last,
-                check_minutes = excluded.check_minutes, updated_at = now()""",
+                check_minutes = excluded.check_minutes, rotate_after = excluded.rotate_after, updated_at = now()""",
             values,
         )
         told = ", ".join(f"{name} {value}" for name, value in values.items())
@@ -81,8 +84,8 @@ def set_rules(to: Systems, changes: dict[str, int]) -> Rules:
 
 
 def plan(to: Systems) -> list[Step]:
-    """What the rules ask for now, the oldest images first, at most MOST steps. Changes nothing."""
-    wanted = dataclasses.asdict(rules(to))
+    """What the rules ask for now: keys, then images, the oldest first, at most MOST of them. Changes nothing."""
+    asked = rules(to)
     query = """
         SELECT * FROM (
             SELECT i.id, i.name, i.family, i.status, i.deprecated_at, i.protected, i.active_at,
@@ -99,8 +102,19 @@ def plan(to: Systems) -> list[Step]:
                 AND deprecated_at IS NULL AND status = 'active'))
         ORDER BY active_at, id LIMIT %(most)s"""
     with to.catalog.transaction() as connection:
-        rows = connection.execute(query, {**wanted, "most": MOST}).fetchall()
-    return [_step(Rules(**wanted), row) for row in rows]
+        rows = connection.execute(query, {**dataclasses.asdict(asked), "most": MOST}).fetchall()
+    return _rotations(to, asked.rotate_after) + [_step(asked, row) for row in rows]
+
+
+def _rotations(to: Systems, days: int) -> list[Step]:
+    """The keys that are due, and those of which a rotation was cut off; no disabled ones, which nothing may use."""
+    steps = []
+    for key in to.keys.listed() if days else []:
+        age = (datetime.now(UTC) - key.created_at).days
+        if key.state == "enabled" and (key.rotating or age >= days):
+            reason = "its rotation was cut off" if key.rotating else f"its version is {age} days old, of at most {days}"
+            steps.append(Step("rotate", "", key.name, reason))
+    return steps
 
 
 def _step(wanted: Rules, row: Row) -> Step:
@@ -116,14 +130,17 @@ def _step(wanted: Rules, row: Row) -> Step:
 
 def execute(to: Systems, steps: Sequence[Step]) -> list[batch.Result]:
     """Do the steps, with a result for each; an image that has been protected meanwhile is refused."""
-    done = {step.image: step for step in steps}
+    done = {step.image or f"key {step.name}": step for step in steps}
+    results = batch.each(done, lambda subject: _execute(to, done[subject]))
     return [
-        {**result, "reason": done[result["image"]].reason}
-        for result in batch.each(done, lambda image: _execute(to, done[image]))
+        {**result, "image": step.image, "name": step.name, "reason": step.reason}
+        for result, step in zip(results, done.values(), strict=True)
     ]
 
 
 def _execute(to: Systems, step: Step) -> batch.Result:
+    if step.action == "rotate":
+        return {**keyring.rotate(to, step.name, lambda _done, _total: None), "outcome": "rotated"}
     if step.action == "delete":
         return deleting.delete(to, step.image)
     result = changing.change(to, step.image, "deprecate", _deprecated)

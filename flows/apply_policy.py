@@ -1,4 +1,4 @@
-"""Policy: what a project wants done with its images as they age is done."""
+"""Policy: what a project wants done with its images and keys as they age is done."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tasks import rules, summary
 
 @flow(name="apply-policy", persist_result=False)
 def apply_policy(request: ApplyPolicy) -> dict[str, Any]:
-    """Deprecate, delete and check what the project's rules ask for; protected images are left alone."""
+    """Rotate, deprecate, delete and check what the project's rules ask for; protected images are left alone."""
     blocks = request.blocks.names()
     plan = rules.plan(blocks)
     summary.publish_rows("policy-plan", f"The plan for project {plan['project']}", plan["steps"])

@@ -22,7 +22,7 @@ def plan(blocks: Blocks) -> dict[str, Any]:
 
 @task(name="execute", **POLICY)
 def execute(steps: list[dict[str, str]], blocks: Blocks) -> list[dict[str, Any]]:
-    """Deprecate and delete what the plan says."""
+    """Rotate, deprecate and delete what the plan says."""
     with opened(blocks) as systems:
         return policy.execute(systems, [policy.Step(**step) for step in steps])
 

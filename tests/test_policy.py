@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from prefect.artifacts import Artifact
@@ -68,6 +69,31 @@ def test_the_newest_usable_image_of_a_family_stays_whatever_its_age(to):
     assert planned(to, deprecate_after=1) == {("deprecate", "older")}
     assert planned(to, delete_after=1) == {("delete", "bad"), ("delete", "older")}
     assert planned(to, delete_after=0, keep_last=1) == {("delete", "bad"), ("delete", "older")}
+
+
+def test_keys_are_rotated_by_age_and_disabled_ones_left(to, raw_disk):
+    for name in ("old", "off", "new"):
+        to.keys.create(name)
+    to.keys.set_enabled("off", False)
+    path = Path(to.keys.url)
+    content = json.loads(path.read_text())
+    for name in ("old", "off"):
+        made = datetime.now(UTC) - timedelta(days=181)
+        content["projects"]["default"][name]["created_at"] = made.isoformat()
+    path.write_text(json.dumps(content))
+    image = operations.import_image(to, raw_disk, name="web-1", key="old")
+
+    assert planned(to, rotate_after=182) == set()
+    assert planned(to, rotate_after=181) == {("rotate", "old")}
+    result = apply_policy(ApplyPolicy())["results"][0]
+    assert (result["image"], result["name"], result["outcome"], result["version"]) == ("", "old", "rotated", "2")
+    assert policy.plan(to) == []
+    assert check.check_images(to, image, 60)[0]["findings"] == []
+
+    to.keys.begin_rotation("new")  # cut off there
+    assert [step.name for step in policy.plan(to)] == ["new"]
+    assert policy.execute(to, policy.plan(to))[0]["outcome"] == "rotated"
+    assert policy.plan(to) == []
 
 
 def test_protected_images_are_never_touched_even_when_the_plan_is_older(to):

@@ -101,7 +101,8 @@ class KeysUrlError(DarkroomError):
 class Key:
     """A KEK: its state (`enabled`, `disabled`, `pending-deletion`, `unavailable`) and the id of its current version.
 
-    `rotating` while there is an older version beside it, which a rotation has not yet ended.
+    `rotating` while there is an older version beside it, which a rotation has not yet ended. `created_at` is the current
+    version's.
     """
 
     name: str

@@ -49,8 +49,7 @@ class LocalKeys:
         with self._changed() as ours:
             if name in ours:
                 raise KeyExistsError(name)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            ours[name] = {"enabled": True, "created_at": now, "current": "1", "versions": {"1": _random()}}
+            ours[name] = {"enabled": True, "created_at": _now(), "current": "1", "versions": {"1": _random()}}
 
     def listed(self) -> list[Key]:
         """The KEKs of the project, sorted by name."""
@@ -100,6 +99,7 @@ class LocalKeys:
             if len(entry["versions"]) == 1:
                 entry["current"] = str(int(entry["current"]) + 1)
                 entry["versions"][entry["current"]] = _random()
+                entry["created_at"] = _now()
             return _key(name, entry)
 
     def end_rotation(self, name: str) -> None:
@@ -175,6 +175,10 @@ class LocalKeys:
 def _wrapping_key(kek: bytes, context: Context) -> bytes:
     info = b"darkroom key wrap v1" + json.dumps(dict(context), sort_keys=True).encode()
     return HKDF(SHA256(), crypto.KEY_SIZE, salt=None, info=info).derive(kek)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _random() -> str:

@@ -6,7 +6,7 @@ from flows.parameters.base import Form, SystemBlocks, blocks, offered
 
 
 class ApplyPolicy(Form):
-    """Do with the images of a project what its rules ask for."""
+    """Do with the images and keys of a project what its rules ask for."""
 
     dry_run: bool = Field(False, title="Dry run", description="Only show the plan; change nothing.")
     blocks: SystemBlocks = blocks()
