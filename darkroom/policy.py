@@ -33,8 +33,8 @@ class Rules:
 
     `deprecate_after` and `delete_after`: days since the image became active. `keep_last`: how many images of each
     family are kept, the usable ones first, then the newest; those beyond are deleted whatever their age, and those
-    within are neither deprecated nor deleted by age. `check_minutes`: for checks in each run. `rotate_after`: days since
-    the version of a key was made.
+    within are neither deprecated nor deleted by age. `check_minutes`: for checks in each run. `rotate_after`: days
+    since the version of a key was made.
     """
 
     deprecate_after: int = 0

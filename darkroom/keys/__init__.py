@@ -101,8 +101,8 @@ class KeysUrlError(DarkroomError):
 class Key:
     """A KEK: its state (`enabled`, `disabled`, `pending-deletion`, `unavailable`) and the id of its current version.
 
-    `rotating` while there is an older version beside it, which a rotation has not yet ended. `created_at` is the current
-    version's.
+    `rotating` while there is an older version beside it, which a rotation has not yet ended. `created_at` is that of
+    the current version.
     """
 
     name: str
