@@ -1,6 +1,7 @@
-"""Several workers on one machine, as if each were a host of its own: started, and killed with all that they run."""
+"""Several workers on one machine, as if each were a host of its own: started, stopped, and killed with all they run."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -18,36 +19,46 @@ from darkroom import passwords, prefect_server
 ROOT = Path(__file__).parent.parent
 RESTARTING = 60.0
 """Seconds for which a server that is restarted may not answer."""
+STOPPING = 60.0
+"""Seconds that a worker has to end its runs and itself, as TimeoutStopSec of its unit says."""
 
 
 class Pool:
-    """An embedded Prefect server in `folder` with everything deployed, and workers, one run each at once."""
+    """An embedded Prefect server in `folder` with everything deployed, and workers, one run each at once.
 
-    def __init__(self, folder: Path) -> None:
+    They have the environment of this process, and `changed` beside it.
+    """
+
+    def __init__(self, folder: Path, changed: dict[str, str] | None = None) -> None:
         self.folder, self.workers = folder, list[subprocess.Popen[bytes]]()
         self.url = prefect_server.ensure(folder)
         client = prefect_server.client_environment(self.url, folder)
         quiet = {name: value for name, value in client.items() if not name.startswith("PREFECT_LOGGING")}
         self.environment = {
             **os.environ,
+            **(changed or {}),
             **quiet,
             "PREFECT_HOME": str(folder / "client"),
             "PYTHONPATH": str(ROOT),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         }
         self._log = open(folder / "workers.log", "ab")  # noqa: SIM115 - closed with the pool
-        apply = [sys.executable, "-m", "deployments.apply"]
-        subprocess.run(apply, cwd=ROOT, env=self.environment, check=True, stdout=self._log, stderr=self._log)
+        self.apply(ROOT)
 
-    def start_workers(self, count: int) -> None:
-        """Start so many, and wait until the server has heard of all."""
+    def apply(self, root: Path) -> None:
+        """Deploy all flows of the repository in `root`."""
+        environment, log = {**self.environment, "PYTHONPATH": str(root)}, self._log
+        command = [sys.executable, "-m", "deployments.apply"]
+        subprocess.run(command, cwd=root, env=environment, check=True, stdout=log, stderr=log)
+
+    def start_workers(self, count: int, **changed: str) -> None:
+        """Start so many, `changed` in their environment, and wait until the server has heard of all."""
         for _ in range(count):
             command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "darkroom", "--limit", "1"]
             self.workers.append(
                 subprocess.Popen(
                     ["setpriv", "--pdeathsig", "KILL", *command],
-                    env=self.environment,
+                    env={**self.environment, **changed},
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
@@ -73,6 +84,11 @@ class Pool:
         found: dict[str, Any] = self.ask(f"/flow_runs/{run}", method="GET")["state"]
         return found
 
+    def states(self, run: str) -> list[dict[str, Any]]:
+        """All states of a run, the first one first."""
+        found: list[dict[str, Any]] = self.ask(f"/flow_run_states/?flow_run_id={run}", method="GET")
+        return sorted(found, key=lambda state: str(state["timestamp"]))
+
     def runs_of(self, worker: subprocess.Popen[bytes]) -> list[int]:
         """The processes below a worker."""
         return descendants(worker.pid)
@@ -80,12 +96,24 @@ class Pool:
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """As the death of its host does: the worker and all that it runs, with no time for anything."""
         for pid in [worker.pid, *descendants(worker.pid)]:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         worker.wait()
         self.workers.remove(worker)
+
+    def stop(self, worker: subprocess.Popen[bytes]) -> None:
+        """As systemd does: SIGTERM to the worker alone, and what is left of it after a while is killed."""
+        below = descendants(worker.pid)
+        worker.terminate()
+        try:
+            worker.wait(STOPPING)
+        except subprocess.TimeoutExpired:
+            self.kill(worker)
+            return
+        self.workers.remove(worker)
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def restart_server(self) -> None:
         """Kill it with -9, and start it again at the same address."""
@@ -112,13 +140,8 @@ class Pool:
 
     def close(self) -> None:
         """End the workers, then the server."""
-        for worker in self.workers:
-            worker.terminate()
         for worker in list(self.workers):
-            try:
-                worker.wait(30)
-            except subprocess.TimeoutExpired:
-                self.kill(worker)
+            self.stop(worker)
         prefect_server.stop(self.folder)
         self._log.close()
 

@@ -140,7 +140,6 @@ def _environment(settings: Settings, client: dict[str, str], *, json_log: bool) 
         "PREFECT_HOME": str(folder),
         "PYTHONPATH": str(_ROOT),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the automation for runs that died expects them
     }
     if json_log:
         ours["PREFECT_LOGGING_SETTINGS_PATH"] = str(_ROOT / "deployments" / "logging.yaml")

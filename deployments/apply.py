@@ -11,7 +11,6 @@ import importlib
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,9 @@ import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
-from prefect.client.schemas.objects import ConcurrencyOptions, StateType
+from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import AutomationCore, EventTrigger
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
@@ -34,14 +30,13 @@ from darkroom import choices, postgres, systems
 from darkroom.choices import Choices
 from darkroom.errors import DarkroomError
 from darkroom.settings import Settings
+from deployments import automation
 from flows.parameters import offers
 
 ROOT = Path(__file__).parent.parent
 POOL = "darkroom"
 DOCUMENT = "default"
-AUTOMATION = "darkroom: runs whose process died are asked for again"
 AT_ONCE = 4
-UNHEARD = timedelta(seconds=90)
 
 
 def main() -> int:
@@ -54,7 +49,7 @@ def main() -> int:
         found = {one.entrypoint: one for one in client.read_deployments()}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda entry: deploy(entry, found.get(entry["entrypoint"]), offered), declared()))
-    create_automation()
+    automation.create()
     return 0
 
 
@@ -113,6 +108,7 @@ def deploy(entry: dict[str, Any], found: DeploymentResponse | None, offered: Cho
             tags=entry["tags"],
             entrypoint=entry["entrypoint"],
             work_pool_name=entry["work_pool"]["name"],
+            job_variables=entry["work_pool"]["job_variables"],
             parameters=entry.get("parameters"),
             parameter_openapi_schema=schema,
             enforce_parameter_schema=True,
@@ -153,25 +149,6 @@ def create_pool() -> None:
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-
-
-def create_automation() -> None:
-    """Have a run asked for again whose process is not heard of any more, unless such an automation is there.
-
-    Prefect would leave it Running for ever. That it may run still, unheard, does no harm: the catalog's leases tell.
-    """
-    heard = EventTrigger(
-        posture=Posture.Proactive,
-        after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.*"},
-        for_each={"prefect.resource.id"},
-        threshold=1,
-        within=UNHEARD,
-    )
-    again = ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="its process died", force=True)
-    with get_client(sync_client=True) as client:
-        if not client.read_automations_by_name(AUTOMATION):
-            client.create_automation(AutomationCore(name=AUTOMATION, trigger=heard, actions=[again]))
 
 
 if __name__ == "__main__":

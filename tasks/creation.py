@@ -8,6 +8,7 @@ from prefect import task
 
 from darkroom import creation
 from darkroom.errors import ConflictError, DarkroomError
+from tasks.dying import check_deaths
 from tasks.policy import POLICY
 from tasks.progress import reported
 from tasks.systems import Blocks, opened
@@ -50,8 +51,12 @@ def describe(image: str, blocks: Blocks) -> dict[str, Any]:
 
 @contextmanager
 def killed_if_it_fails(image: str, blocks: Blocks) -> Iterator[None]:
-    """Kill the image if the block ends by an error that does not pass by itself, with the reason."""
+    """Kill the image if the block ends by an error that does not pass by itself, with the reason.
+
+    So it is killed, too, if the process of the run has died too often.
+    """
     try:
+        check_deaths()
         yield
     except DarkroomError as error:
         # A conflict means that somebody else has gone on with the image: it is theirs.

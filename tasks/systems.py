@@ -16,6 +16,7 @@ from blocks.store import ObjectStore
 from darkroom import audit, systems
 from darkroom.settings import Settings
 from darkroom.systems import Systems
+from tasks import dying
 from tasks.ending import ends_when_told
 from tasks.events import tell
 
@@ -35,6 +36,7 @@ class Blocks:
 @contextmanager
 def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
     """Open the systems for a step; for the operator's with the rows of all projects."""
+    dying.check_deaths(spared=1)
     settings = Settings()
     if (context := FlowRunContext.get()) and context.flow:
         audit.operation.set(context.flow.name.removesuffix("-image").removesuffix("-images"))

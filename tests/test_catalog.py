@@ -1,5 +1,7 @@
 """The catalog: schema, projects and their rows, statuses, leases, references."""
 
+import subprocess
+import sys
 import threading
 from uuid import uuid4
 
@@ -251,12 +253,14 @@ def test_only_legal_moves_are_made(catalog):
 
 def test_a_lease_is_for_one_living_process(catalog, monkeypatch):
     image = new_image(catalog)
-    host, boot, _, _ = uploads.holder().split(" ")
+    host, boot, _, _, namespace = uploads.holder().split(" ")
     for other, taken in [
-        (f"{host} {boot} 1 {uploads._started(1)}", False),
-        (f"{host} {boot} 1 12345", True),
-        (f"{host} another-boot 1 {uploads._started(1)}", True),
-        (f"elsewhere {boot} 1 12345", False),
+        (f"{host} {boot} 1 {uploads._started(1)} {namespace}", False),
+        (f"{host} {boot} 1 12345 {namespace}", True),
+        (f"{host} {boot} 1 12345 1", False),
+        (f"{host} {boot} 1 12345", True),  # as an earlier version wrote it
+        (f"{host} another-boot 1 {uploads._started(1)} {namespace}", True),
+        (f"elsewhere {boot} 1 12345 {namespace}", False),
     ]:
         with catalog.transaction() as connection:
             connection.execute("UPDATE leases SET holder = %s, expires_at = now() + interval '1 minute'", (other,))
@@ -268,6 +272,19 @@ def test_a_lease_is_for_one_living_process(catalog, monkeypatch):
                 uploads.take_lease(connection, image)
             with pytest.raises(uploads.LeaseLostError), catalog.transaction() as connection:
                 uploads.renew_lease(connection, image)
+
+
+def test_of_a_process_in_another_container_of_the_same_host_nobody_says_that_it_is_dead():
+    """Both have the host's name and boot, and neither sees the other's processes."""
+    ours = uploads.holder()
+    code = f"from darkroom.catalog import uploads; print(uploads.holder(), uploads.is_dead({ours!r}))"
+    unshare = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    said = subprocess.run([*unshare, sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    theirs, _, judged = said.strip().rpartition(" ")
+
+    assert theirs.split(" ")[:2] == ours.split(" ")[:2]
+    assert judged == "False"
+    assert not uploads.is_dead(theirs)
 
 
 def test_an_expired_lease_goes_to_whoever_asks(catalog):

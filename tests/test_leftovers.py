@@ -48,9 +48,10 @@ def test_what_a_living_process_or_another_host_has_there_stays(tmp_path):
     parts = leftovers.prefix().split("-")
     foreign = tmp_path / "-".join([parts[0], "00000000", *parts[2:], "y"])
     other = tmp_path / ".darkroom-notes"
-    dead = tmp_path / "-".join([*parts[:3], "1", "1", "z"])
-    for path in (ours, foreign, other, dead):
+    dead = tmp_path / "-".join([*parts[:3], "1", "1", parts[5], "z"])
+    contained = tmp_path / "-".join([*parts[:3], "1", "1", "1", "z"])
+    for path in (ours, foreign, other, dead, contained):
         path.mkdir()
     leftovers.sweep(tmp_path)
 
-    assert sorted(tmp_path.iterdir()) == sorted([ours, foreign, other])
+    assert sorted(tmp_path.iterdir()) == sorted([ours, foreign, other, contained])

@@ -57,9 +57,13 @@ class Place:
 
 @cache
 def holder() -> str:
-    """This process, named so that its death can be told on the same host: host, boot id, pid, start time."""
+    """This process, named so that its death can be told on the same host.
+
+    In words: host, boot id, pid, start time, and the namespace in which that is its pid.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()} {boot} {os.getpid()} {_started(os.getpid())}"
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    return f"{socket.gethostname()} {boot} {os.getpid()} {_started(os.getpid())} {namespace}"
 
 
 def _started(pid: int) -> str:
@@ -71,12 +75,16 @@ def _started(pid: int) -> str:
 
 
 def is_dead(other: str) -> bool:
-    """Whether a holder is known to be dead; one on another host is not known to be."""
-    host, boot, pid, started = other.split(" ")
+    """Whether a holder is known to be dead; one on another host, or in another container of this one, is not."""
+    host, boot, pid, started, *namespace = other.split(" ")
     mine = holder().split(" ")
     if host != mine[0]:
         return False
-    return boot != mine[1] or _started(int(pid)) != started
+    if boot != mine[1]:
+        return True
+    if namespace and namespace != mine[4:]:  # there is none in what an earlier version wrote
+        return False
+    return _started(int(pid)) != started
 
 
 def take_lease(connection: Connection, image: UUID) -> None:
