@@ -70,9 +70,10 @@ def _silence(within: timedelta, after: tuple[str, ...], answers: tuple[str, ...]
 
 def _create(client: SyncPrefectClient, wanted: AutomationCore) -> None:
     for found in client.read_automations_by_name(wanted.name):
-        if _rules(found) != _rules(wanted):
-            client.update_automation(found.id, wanted.model_copy(update={"enabled": found.enabled}))
-        return
+        if _rules(found) == _rules(wanted):
+            return
+        client.delete_automation(found.id)
+        wanted = wanted.model_copy(update={"enabled": found.enabled})
     client.create_automation(wanted)
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -26,8 +28,10 @@ class Service:
     def __init__(self, home: Path) -> None:
         self.home, self.api, self.process = home, "", None
 
-    def up(self) -> str:
-        self.process = subprocess.Popen([DARKROOM, "up"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def up(self, *options: str) -> str:
+        self.process = subprocess.Popen(
+            [DARKROOM, "up", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         said = ""
         for line in self.process.stdout:
             said += line
@@ -101,12 +105,25 @@ def images() -> dict[str, str]:
     return {image["name"]: image["status"] for image in json.loads(listed)}
 
 
+def assert_told_as_json(log: Path, run: str) -> None:
+    """Each line of the log that is of this import is an object, and the last step's says which run, step and image."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if run in line]
+    of_run = [line for line in lines if line.get("flow_run_id") == run]
+    done = [line for line in of_run if line.get("outcome") == "done"]
+    assert len(done) == 1
+    assert done[0]["message"] == f"import done {done[0]['image']}"
+    assert done[0]["task_name"] == "register (active)"
+    assert UUID(done[0]["task_run_id"])
+    assert {line["flow_name"] for line in of_run if "flow_name" in line} == {"import-image"}
+    assert {line["level"] for line in of_run} == {"info"}
+
+
 def test_up_runs_what_is_asked_of_it_stops_cleanly_and_goes_on_where_it_stopped(service, tmp_path):
     disk, large = make_disk(tmp_path / "disk.raw"), tmp_path / "large.raw"
     with open(large, "wb") as file:
         for _ in range(GIB >> 20):
             file.write(os.urandom(1 << 20))
-    said = service.up()
+    said = service.up("--log", "json")
     assert str(service.home / "store") in said
 
     # A form's refusal comes before there is a run; that of a rule in its first second, in the command line's words.
@@ -120,8 +137,10 @@ def test_up_runs_what_is_asked_of_it_stops_cleanly_and_goes_on_where_it_stopped(
     documents = {found["block_type"]["slug"]: found["data"] for found in service.ask("/block_documents/filter")}
     assert "darkroom-catalog" not in documents
     blocks = {"object_store": "default", "key_manager": "default", "project": "default"}
-    service.state(service.run("import-image", source=str(disk), name="web-1", format="raw", blocks=blocks), "COMPLETED")
+    run = service.run("import-image", source=str(disk), name="web-1", format="raw", blocks=blocks)
+    service.state(run, "COMPLETED")
     assert images() == {"web-1": "active"}
+    assert_told_as_json(service.home / "worker" / "log", run)
 
     # A second one says so, and changes nothing.
     again = subprocess.run([DARKROOM, "up"], check=True, capture_output=True, text=True).stdout
@@ -154,7 +173,18 @@ def test_up_runs_what_is_asked_of_it_stops_cleanly_and_goes_on_where_it_stopped(
 
 
 def test_killed_with_9_its_worker_ends_and_the_next_one_takes_over(service):
-    service.up()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    service.up("--listen", f"127.0.0.1:{port}")
+    assert service.api == f"http://127.0.0.1:{port}/api"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=30) as page:
+        assert "<title>Prefect" in page.read().decode()
+    with pytest.raises(urllib.error.HTTPError) as unknown:
+        urllib.request.urlopen(f"{service.api}/deployments/count", b"{}", timeout=30)
+    assert unknown.value.code == 401
+    assert service.ask("/deployments/count") > 3
+
     service.end(signal.SIGKILL)
     deadline = time.monotonic() + 20
     while any("worker" in process for process in service.processes()):
