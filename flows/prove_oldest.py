@@ -7,18 +7,18 @@ from prefect import flow
 from darkroom.errors import DarkroomError
 from darkroom.proving import ProofRequest
 from flows.parameters.capture import ProveOldest
-from tasks import proving, summary
+from tasks import projects, proving, summary
 
 
 @flow(name="prove-oldest", persist_result=False)
 def prove_oldest(request: ProveOldest) -> dict[str, Any]:
     """Boot a few images, one after another; one that does not boot does not keep the next from it."""
-    blocks = request.blocks.names()
     result: dict[str, Any] = {}
-    for image in proving.oldest(request.count, blocks):
-        try:
-            result[image] = proving.prove(image, ProofRequest(request.host, "", request.seconds), blocks)["how"]
-        except DarkroomError as error:
-            result[image] = str(error)
+    for blocks in projects.each(request.all_projects, request.blocks.names()):
+        for image in proving.oldest(request.count, blocks):
+            try:
+                result[image] = proving.prove(image, ProofRequest(request.host, "", request.seconds), blocks)["how"]
+            except DarkroomError as error:
+                result[image] = str(error)
     summary.publish("boot-proofs", "Boot proofs", result)
     return result

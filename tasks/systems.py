@@ -25,12 +25,16 @@ B = TypeVar("B", bound=Block)
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Names of Prefect blocks; an empty one stands for what the environment says."""
+    """Names of Prefect blocks; an empty one stands for what the environment says.
+
+    `acting` is the name of a project to act as, in place of that of block and environment.
+    """
 
     catalog: str = ""
     object_store: str = ""
     key_manager: str = ""
     project: str = ""
+    acting: str = ""
 
 
 @contextmanager
@@ -44,6 +48,7 @@ def opened(blocks: Blocks, *, operator: bool = False) -> Iterator[Systems]:
         project = _load(Project, blocks.project)
         settings = replace(settings, project=project.name or settings.project)
         settings = replace(settings, catalog_url=project.dsn.get_secret_value() or settings.catalog_url)
+    settings = replace(settings, project=blocks.acting or settings.project)
     with (
         ends_when_told(),
         systems.open_systems(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from prefect.artifacts import Artifact
 
-from darkroom import check, modifying, policy
-from darkroom.catalog import images
+from darkroom import check, modifying, policy, projects, systems
+from darkroom.catalog import Catalog, images
 from darkroom.modifying import Changes
+from darkroom.settings import Settings
 from flows.apply_policy import apply_policy
 from flows.check_images import check_images
 from flows.parameters.policy import ApplyPolicy, CheckImages
@@ -94,6 +95,20 @@ def test_keys_are_rotated_by_age_and_disabled_ones_left(to, raw_disk):
     assert [step.name for step in policy.plan(to)] == ["new"]
     assert policy.execute(to, policy.plan(to))[0]["outcome"] == "rotated"
     assert policy.plan(to) == []
+
+
+def test_each_project_has_its_own_rules_done_by_one_run(to, catalog_url):
+    with Catalog(catalog_url, None) as operator:
+        projects.create(operator, "acme")
+    with systems.open_systems(Settings(project="acme")) as acme:
+        old(to, "ours", 20)
+        old(acme, "theirs", 20)
+        policy.set_rules(acme, {"delete_after": 10})
+
+        assert apply_policy(ApplyPolicy())["results"] == []
+        done = apply_policy(ApplyPolicy(all_projects=True))["results"]
+        assert [(result["name"], result["outcome"]) for result in done] == [("theirs", "deleted")]
+        assert images.find(to.catalog, "ours")["status"] == "active"
 
 
 def test_protected_images_are_never_touched_even_when_the_plan_is_older(to):

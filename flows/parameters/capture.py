@@ -8,7 +8,18 @@ from darkroom import proving, rules
 from darkroom.capturing import CaptureRequest
 from darkroom.proving import ProofRequest
 from darkroom.settings import TagLimits
-from flows.parameters.base import Form, SystemBlocks, blocks, by, host, host_block, image, new_name, offered
+from flows.parameters.base import (
+    Form,
+    SystemBlocks,
+    all_projects,
+    blocks,
+    by,
+    host,
+    host_block,
+    image,
+    new_name,
+    offered,
+)
 from tasks.systems import host_name
 
 
@@ -74,9 +85,10 @@ class ProveBoot(Form):
 class ProveOldest(Form):
     """Boot the images again that were proved longest ago, or never."""
 
-    count: int = Field(3, title="Number of images", description="At most, one after another.", ge=1, le=100)
+    count: int = Field(3, title="Number of images", description="Of a project, one after another.", ge=1, le=100)
     seconds: int = Field(
         600, title="Time limit (s)", description="Within which each must have booted.", ge=1, le=proving.LONGEST
     )
     host: str = host()
+    all_projects: bool = all_projects()
     blocks: SystemBlocks = blocks()
