@@ -138,6 +138,14 @@ def test_its_ui_finds_its_api_and_is_the_one_that_asks_nobody_else(prefect_folde
     assert found["available_uis"] == ["v1"]
 
 
+def test_it_forgets_runs_after_a_month(prefect_folder):
+    url = prefect_server.ensure(prefect_folder)
+    vacuum = answer(f"{url}/admin/settings", None, passwords.kept(prefect_folder))["server"]["services"]["db_vacuum"]
+
+    assert set(vacuum["enabled"]) == {"events", "flow_runs"}
+    assert vacuum["retention_period"] == "P30D"
+
+
 @pytest.mark.parametrize("password", ["", "darkroom:", "darkroom:guess"])
 def test_who_does_not_know_its_password_is_told_nothing(prefect_folder, password):
     url = prefect_server.ensure(prefect_folder)
