@@ -24,7 +24,7 @@ from benchmarks.pool import Pool, wait_for
 from darkroom.systems import Systems
 
 MIB = 1 << 20
-LARGE = 3 << 30
+LARGE = 1 << 30
 
 
 class Upgrade:
@@ -128,7 +128,7 @@ def at_once(work: Upgrade) -> None:
     wait_for(
         lambda: work.rows("SELECT count(*) AS n FROM runs JOIN images ON id = image_id AND name = 'large'") > 2, 600
     )
-    work.say("a migration is under way on one worker, an import of 3 GiB on the other")
+    work.say("a migration is under way on one worker, an import of 1 GiB on the other")
     work.stop_workers()
     work.say(work.states())
     work.change_version()

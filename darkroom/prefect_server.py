@@ -44,6 +44,8 @@ _SERVER = {
     # The block types that come with Prefect have logos on a code host, which the UI would load.
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
+    # Runs that were begun before a restart are heard to end.
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.ordering",
     # A transaction for each event of each step keeps SQLite busy: a client that finds it so waits two seconds.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
