@@ -88,7 +88,7 @@ def deploy(entry: dict[str, Any], found: DeploymentResponse | None, offered: Cho
     module, _, name = entry["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
     schema = parameter_schema(flow).model_dump_for_openapi()
-    schema["properties"]["request"]["title"] = entry["name"]
+    schema["properties"]["request"] |= {"title": entry["name"], "description": entry["description"]}
     version = hashlib.sha256(json.dumps([entry, schema], sort_keys=True).encode()).hexdigest()[:16]
     schema = offers.offer(schema, offered)
     if found and found.version == version:

@@ -76,6 +76,14 @@ def documentation(ui: browser.Browser, folder: Path, work: Path) -> None:
     save(ui, folder / "migrate-page.png")
 
 
+def fill(work: Path) -> None:
+    """Make what forms can offer: keys, images, a project."""
+    table = sources.make(work / "disks", 4)
+    for words in (("key", "create", "gold"), ("key", "create", "silver"), ("project", "create", "acme")):
+        subprocess.run([DARKROOM, *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([DARKROOM, "migrate", table], check=True, stdout=subprocess.DEVNULL)
+
+
 def forms(ui: browser.Browser, folder: Path) -> None:
     """Every form, whole."""
     for flow in sorted(
@@ -93,6 +101,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dk-") as made:
         work = Path(made)
+        os.environ["DARKROOM_HOME"] = str(work / "home")
+        fill(work)
         with service(work / "home") as (url, password), browser.opened(url, password) as ui:
             if options.forms:
                 forms(ui, options.forms)

@@ -24,7 +24,7 @@ REQUIRED = {
     "source name": ["ImportImage"],
     "source": ["MigrateImages"],
     "image target": ["ExportImage"],
-    "image projects": ["ShareImage"],
+    "image projects": ["ShareImage", "UnshareImage"],
     "image key": ["RekeyImage"],
     "image name": ["ReplicateImage", "CreateServer", "CreateVolume"],
     "image": ["RestoreImage", "CancelImage", "AnswerShare", "ProveBoot"],
@@ -105,7 +105,9 @@ def test_only_what_has_no_sensible_default_is_required(flow):
 def test_a_field_without_names_to_offer_takes_text_alone():
     plain = schema_of(import_image)
 
-    assert offers.offer(plain, {}) == plain
+    offered = offers.offer(plain, {})["definitions"]["ImportImage"]["properties"]
+    assert offered["key"] == plain["definitions"]["ImportImage"]["properties"]["key"]
+    assert offered["Checks"]["properties"]["host"] == plain["definitions"]["ImportImage"]["properties"]["host"]
 
 
 @pytest.mark.parametrize("names", [[], ["gold", "silver"]])
@@ -134,6 +136,27 @@ def test_many_names_are_chosen_or_written_one_a_line(names, projects, allowed):
     schema = offers.offer(schema_of(share_image), {"projects": names})
 
     assert (not validate({"request": {"image": "web-1", "projects": projects}}, schema)) == allowed
+
+
+def test_grouped_fields_are_taken_in_their_group_and_alone():
+    schema = offers.offer(schema_of(import_image), {"hosts": ["kvm1"]})
+    grouped = {**SMALLEST, "Checks": {"format": "raw", "host": "kvm1"}, "Servers made of it": {"min_ram": 512}}
+    alone = {**SMALLEST, "format": "raw", "host": "kvm1", "min_ram": 512}
+
+    assert validate({"request": grouped}, schema) == validate({"request": alone}, schema) == []
+    assert ImportImage(**grouped) == ImportImage(**alone)
+    for wrong in ({"Checks": {"formt": "raw"}}, {"formt": "raw"}, {"Checks": {"format": 1}}, {"format": "iso"}):
+        assert validate({"request": SMALLEST | wrong}, schema)
+        with pytest.raises(ValidationError):
+            ImportImage(**SMALLEST, **wrong)
+
+
+def test_groups_are_of_fields_that_there_are():
+    for flow in FLOWS:
+        for form in schema_of(flow)["definitions"].values():
+            grouped = [name for names in form.get("groups", {}).values() for name in names]
+            assert set(grouped) <= form["properties"].keys() - set(form.get("required", []))
+            assert len(set(grouped)) == len(grouped)
 
 
 def test_lines_are_names():

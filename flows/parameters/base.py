@@ -1,18 +1,48 @@
 """What all forms have: the domain's rules as validators, names that the form offers, and the systems to use."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from darkroom import rules
 from darkroom.errors import DarkroomError
 from tasks.systems import Blocks
 
+Groups = dict[str, tuple[str, ...]]
+
 
 class Form(BaseModel):
-    """A form takes no field that it does not know."""
+    """A form takes no field that it does not know.
+
+    `groups` are the fields that the UI shows together, by the title of the group. Each is taken in an object of that
+    title, or by itself.
+    """
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=False)
+    groups: ClassVar[Groups] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ungrouped(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        alone = {name: one for name, one in value.items() if name not in cls.groups}
+        return alone | {name: one for group in cls.groups for name, one in (value.get(group) or {}).items()}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        return schema | {"groups": cls.groups} if cls.groups else schema
 
 
 def by(rule: Any) -> AfterValidator:

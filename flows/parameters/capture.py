@@ -1,6 +1,6 @@
 """The forms of captures and boot proofs."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from darkroom.proving import ProofRequest
 from darkroom.settings import TagLimits
 from flows.parameters.base import (
     Form,
+    Groups,
     SystemBlocks,
     all_projects,
     blocks,
@@ -25,6 +26,12 @@ from tasks.systems import host_name
 
 class CaptureServer(Form):
     """Make an image of a server as it is at one instant, while it runs or not."""
+
+    groups: ClassVar[Groups] = {
+        "Disks": ("all_disks", "disk", "since"),
+        "Description and tags": ("description", "tags"),
+        "Placement": ("host", "host_block"),
+    }
 
     server: str = offered(
         "servers",

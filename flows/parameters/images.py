@@ -1,12 +1,12 @@
 """The forms of what people decide about images."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from darkroom import rules
 from darkroom.modifying import Changes
-from flows.parameters.base import Form, Names, SystemBlocks, blocks, by, images, offered
+from flows.parameters.base import Form, Groups, Names, SystemBlocks, blocks, by, images, offered
 
 Switch = Literal["as it is", "on", "off"]
 Clearable = Literal["description", "min_ram", "max_ram", "min_disk", "boot_mode", "family"]
@@ -26,6 +26,11 @@ def _family(value: str) -> None:
 class ModifyImages(Form):
     """Change what is written on images, and what servers are to be made of them by."""
 
+    groups: ClassVar[Groups] = {
+        "Servers made of them": ("min_disk", "min_ram", "max_ram", "boot_mode", "multiqueue", "sriov"),
+        "Properties of your own": ("set", "unset"),
+    }
+
     images: Names = images()
     name: Annotated[str, by(_name)] = Field(
         "", title="New name", description="Of one image; empty: as it is.", max_length=rules.MAX_NAME
@@ -37,6 +42,8 @@ class ModifyImages(Form):
         "families", "", title="Family", description="None: as it is.", max_length=rules.MAX_NAME
     )
     protect: Switch = Field("as it is", title="Protected", description="A protected image cannot be deleted.")
+    clear: list[Clearable] = Field([], title="Clear", description="Fields to empty.")
+    version: int = Field(0, title="Version", description="The one that the image must have; 0: any.", ge=0)
     min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: as it is.", ge=0, le=2048)
     min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: as it is.", ge=0, le=rules.MAX_RAM)
     max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: as it is.", ge=0, le=rules.MAX_RAM)
@@ -47,8 +54,6 @@ class ModifyImages(Form):
         {}, title="Set properties", description='Properties of your own as JSON, such as {"owner": "web team"}.'
     )
     unset: Names = Field([], title="Unset properties", description="Names of properties of your own to take away.")
-    clear: list[Clearable] = Field([], title="Clear", description="Fields to empty.")
-    version: int = Field(0, title="Version", description="The one that the image must have; 0: any.", ge=0)
     blocks: SystemBlocks = blocks()
 
     @model_validator(mode="after")

@@ -25,7 +25,22 @@ def offer(schema: Schema, choices: Choices) -> Schema:
         for name, field in form["properties"].items():
             if "choices" in field:
                 form["properties"][name] = _offered(field, choices.get(field["choices"], []))
+        if groups := form.get("groups"):
+            _group(form, groups)
     return schema
+
+
+def _group(form: Schema, groups: dict[str, list[str]]) -> None:
+    """Put each group into an object in the place of its first field. Outside of it a field is taken, and not shown."""
+    group_of = {name: group for group, names in groups.items() for name in names}
+    properties, form["properties"], form["patternProperties"] = form["properties"], {}, {}
+    for name, field in properties.items():
+        if group := group_of.get(name):
+            empty = {"title": group, "type": "object", "properties": {}, "additionalProperties": False}
+            form["properties"].setdefault(group, empty)["properties"][name] = field
+            form["patternProperties"][f"^{name}$"] = field
+        else:
+            form["properties"][name] = field
 
 
 def _offered(field: Schema, names: list[str]) -> Schema:

@@ -1,18 +1,22 @@
 """The form of the report."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from darkroom import reporting
 from darkroom.catalog.listing import Filter
-from flows.parameters.base import Form, Names, SystemBlocks, all_projects, blocks, by, offered
+from flows.parameters.base import Form, Groups, Names, SystemBlocks, all_projects, blocks, by, offered
 
-_TAG = "A key=value or a key each."
+_TAG = "Chosen: a key, with whatever value; written: a key or key=value, one a line."
 
 
 class ReportImages(Form):
     """Write the list of images as a CSV file, and draw what they take in the store."""
+
+    groups: ClassVar[Groups] = {
+        "Which images": ("statuses", "types", "name", "family", "system", "tags", "any_tags", "not_tags"),
+    }
 
     target: str = Field(
         "",
@@ -26,6 +30,7 @@ class ReportImages(Form):
         description="In this order; none: those of the Image Management Service.",
         json_schema_extra={"items": {"type": "string", "enum": list(reporting.COLUMNS)}},
     )
+    all_projects: bool = all_projects()
     statuses: list[Literal["queued", "saving", "active", "deactivated", "killed", "deleted"]] = Field(
         [], title="Statuses", description="None: all but deleted."
     )
@@ -35,10 +40,9 @@ class ReportImages(Form):
     system: str = Field(
         "", title="Operating system", description="The beginning of its name, such as Debian; empty: all."
     )
-    tags: Names = Field([], title="With all of these tags", description=_TAG)
-    any_tags: Names = Field([], title="With any of these tags", description=_TAG)
-    not_tags: Names = Field([], title="Without these tags", description=_TAG)
-    all_projects: bool = all_projects()
+    tags: Names = offered("tags", [], title="With all of these tags", description=_TAG)
+    any_tags: Names = offered("tags", [], title="With any of these tags", description=_TAG)
+    not_tags: Names = offered("tags", [], title="Without these tags", description=_TAG)
     blocks: SystemBlocks = blocks()
 
     def which(self) -> Filter:

@@ -1,6 +1,6 @@
 """The forms of servers and volumes."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from darkroom.servers import MAX_CPUS, MAX_USER_DATA, ServerRequest
 from darkroom.volumes import VolumeRequest
 from flows.parameters.base import (
     Form,
+    Groups,
     SystemBlocks,
     all_projects,
     blocks,
@@ -33,6 +34,11 @@ def _volume() -> Any:
 
 class CreateServer(Form):
     """Start a server from an image; it runs at once, and its disks become whole in the background."""
+
+    groups: ClassVar[Groups] = {
+        "First boot": ("ssh_key", "user_data", "network", "boot_mode"),
+        "Placement": ("full_copy", "host", "host_block"),
+    }
 
     image: str = image()
     name: Annotated[str, by(rules.check_name)] = new_name("server")
@@ -102,6 +108,10 @@ class TendServers(Form):
 
 class CreateVolume(Form):
     """Make a volume from an image; it can be attached at once, and becomes whole in the background."""
+
+    groups: ClassVar[Groups] = {
+        "Placement": ("full_copy", "host", "host_block"),
+    }
 
     image: str = image()
     name: Annotated[str, by(rules.check_name)] = new_name("volume")

@@ -8,13 +8,19 @@ from flows.parameters.base import Form, Names, SystemBlocks, blocks, image, offe
 
 
 class ShareImage(Form):
-    """Share an image with other projects, or end that."""
+    """Share an image with other projects."""
 
     image: str = image("active images")
     projects: Names = offered(
         "projects", title="Projects", description="Their names; written, one a line.", min_length=1, max_length=256
     )
     blocks: SystemBlocks = blocks()
+
+
+class UnshareImage(ShareImage):
+    """End the sharing of an image with other projects."""
+
+    image: str = image("own images")
 
 
 class AnswerShare(Form):

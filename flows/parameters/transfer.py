@@ -1,6 +1,6 @@
 """The forms of import and export."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,11 +8,17 @@ from darkroom import rules, sources
 from darkroom.errors import DarkroomError
 from darkroom.importing import ImportRequest
 from darkroom.settings import TagLimits
-from flows.parameters.base import Form, SystemBlocks, blocks, by, host, image, new_name, offered
+from flows.parameters.base import Form, Groups, SystemBlocks, blocks, by, host, image, new_name, offered
 
 
 class ImportImage(Form):
     """Import a disk image file as a private image."""
+
+    groups: ClassVar[Groups] = {
+        "Description and tags": ("description", "tags", "os_type", "os_version"),
+        "Servers made of it": ("min_disk", "min_ram", "max_ram"),
+        "Checks": ("format", "digest", "quick", "prove_boot", "host"),
+    }
 
     source: str = Field(
         title="Source",
@@ -22,12 +28,6 @@ class ImportImage(Form):
     name: Annotated[str, by(rules.check_name)] = new_name("image")
     key: str = offered("keys", "", title="Encrypt under key", description="A key of the project; none: not encrypted.")
     type: Literal["system", "data"] = Field("system", title="Type", description="A disk that boots, or one with data.")
-    format: Literal["", "raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi"] = Field(
-        "", title="Format", description="What the file must be; none: its name tells, or its header."
-    )
-    digest: Annotated[str, by(sources.check_digest)] = Field(
-        "", title="Publisher's digest", description="Such as sha256:…; the import fails if the file has another."
-    )
     description: Annotated[str, by(rules.check_description)] = Field(
         "", title="Description", description="One line.", max_length=rules.MAX_DESCRIPTION
     )
@@ -44,6 +44,12 @@ class ImportImage(Form):
     min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: the disk's own size.", ge=0, le=2048)
     min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: no minimum.", ge=0, le=rules.MAX_RAM)
     max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: no maximum.", ge=0, le=rules.MAX_RAM)
+    format: Literal["", "raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi"] = Field(
+        "", title="Format", description="What the file must be; none: its name tells, or its header."
+    )
+    digest: Annotated[str, by(sources.check_digest)] = Field(
+        "", title="Publisher's digest", description="Such as sha256:…; the import fails if the file has another."
+    )
     quick: bool = Field(False, title="Quick import", description="Do not read back what was stored.")
     prove_boot: bool = Field(False, title="Prove boot", description="Boot it first; what does not boot is no image.")
     host: str = host("the only one, if it is to boot")
