@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import sources  # noqa: E402 - after the path
-from tests import browser  # noqa: E402
+from demo import disk  # noqa: E402
+from tests import browser, hosts  # noqa: E402
 
 DARKROOM = ROOT / ".venv/bin/darkroom"
 COLOURS = 64
@@ -53,16 +54,24 @@ def save(ui: browser.Browser, file: Path) -> None:
 
 
 def documentation(ui: browser.Browser, folder: Path, work: Path) -> None:
-    """An import and a migration, page by page."""
-    table = sources.make(work / "disks", 12, broken_every=6)
+    """An import and a migration, page by page; a form that offers names; the pictures of a report and of a boot."""
+    table = sources.make(work / "more", 12, broken_every=6)
     ui.page.goto(f"{ui.url}/deployments")
-    ui.page.get_by_text("import-image", exact=True).wait_for()
+    ui.page.get_by_text("Activate images", exact=True).wait_for()
     save(ui, folder / "deployments.png")
     ui.open_form("import-image")
-    ui.field("Source").fill(str(work / "disks" / "disk-00002.vmdk"))
+    ui.field("Source").fill(str(work / "slow.raw"))
     ui.field("Name").fill("web-1")
+    ui.choose("Encrypt under key")
     save(ui, folder / "import-form.png")
-    ui.submit()
+    ui.page.keyboard.press("Escape")
+    with slow_disk(work) as source:
+        ui.field("Source").fill(source)
+        ui.submit()
+        ui.progress("upload")
+        save(ui, folder / "progress.png")
+        ui.wait_for_state("Completed")
+    ui.page.reload()
     ui.wait_for_state("Completed")
     save(ui, folder / "import-run.png")
     ui.open_artifact("import")
@@ -74,14 +83,42 @@ def documentation(ui: browser.Browser, folder: Path, work: Path) -> None:
     ui.wait_for_state("Completed")
     ui.open_artifact("migrate")
     save(ui, folder / "migrate-page.png")
+    ui.open_form("report-images")
+    ui.submit()
+    ui.wait_for_state("Completed")
+    ui.open_artifact("usage-picture", "img[src^='data:']")
+    save(ui, folder / "report-picture.png")
+    with hosts.libvirtd(work / "libvirt", ROOT / "build" / "libvirt") as uri:
+        subprocess.run([DARKROOM, "host", "add", "kvm1", "--uri", uri], check=True)
+        ui.open_form("prove-boot")
+        ui.write("Image", "demo")
+        ui.submit()
+        ui.wait_for_state("Completed")
+        ui.open_artifact("boot", "img[src^='data:']")
+        save(ui, folder / "boot-proof.png")
+        subprocess.run([DARKROOM, "host", "remove", "kvm1"], check=True)
+
+
+@contextmanager
+def slow_disk(work: Path) -> Iterator[str]:
+    """The address of a disk that takes half a minute to read."""
+    socket = work / "slow.sock"
+    command = ["nbdkit", "--foreground", "--unix", socket, "--filter=rate", "pattern", "64M", "rate=20M"]
+    with subprocess.Popen(command) as server:
+        yield f"nbd+unix:///?socket={socket}"
+        server.terminate()
 
 
 def fill(work: Path) -> None:
-    """Make what forms can offer: keys, images, a project."""
+    """Make what forms can offer: keys, a project, images, of which one boots."""
     table = sources.make(work / "disks", 4)
-    for words in (("key", "create", "gold"), ("key", "create", "silver"), ("project", "create", "acme")):
+    disk.build(
+        work / "demo.raw", ROOT / "build" / "packages", "cat /mnt/motd >/dev/tty0; echo 'demo login:' >/dev/tty0"
+    )
+    import_demo = ("import", work / "demo.raw", "--name", "demo", "--os-type", "Linux")
+    names = (("key", "create", "gold"), ("key", "create", "silver"), ("project", "create", "acme"))
+    for words in (*names, ("migrate", table), import_demo):
         subprocess.run([DARKROOM, *words], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([DARKROOM, "migrate", table], check=True, stdout=subprocess.DEVNULL)
 
 
 def forms(ui: browser.Browser, folder: Path) -> None:

@@ -10,6 +10,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 Listener = Callable[[str, int, int], None]
 _INTERVAL = 2.0
+_TOLD = 10
+"""Of which share, in percent, the log tells how much more is done: the page of a run shows its log as it grows."""
 _listeners: list[Listener] = []
 
 
@@ -22,14 +24,17 @@ def listen(listener: Listener) -> None:
 def reported(step: str) -> Iterator[Callable[[int, int], None]]:
     """A function to call with bytes done and in all; the artifact is made when a step takes longer than a moment."""
     artifact: UUID | None = None
-    updated = time.monotonic()
+    updated, told = time.monotonic(), 0
 
     def update(done: int, total: int) -> None:
-        nonlocal artifact, updated
+        nonlocal artifact, updated, told
         for listener in _listeners:
             listener(step, done, total)
         if total and time.monotonic() - updated >= _INTERVAL:
             artifact = _show(artifact, step, 100.0 * done / total)
+            if 100 * done // total >= told + _TOLD:
+                told = 100 * done // total
+                get_run_logger().info("%s: %d %%", step, told)
             updated = time.monotonic()
 
     yield update

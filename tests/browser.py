@@ -11,6 +11,7 @@ _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run"),
 )
+_BUSY = 503
 _PATIENCE = 60_000.0
 
 
@@ -43,11 +44,15 @@ class Browser:
         return self._property(title).locator("textarea, input").first
 
     def choose(self, title: str, *names: str) -> None:
-        """Choose from the list of a field, by clicks."""
+        """Choose names from the list of a field, by clicks; without a name the list is left open."""
         self._property(title).locator(".p-select-button").click()
         for name in names:
             self.page.locator(".p-select-option").get_by_text(name, exact=True).click()
-        self.page.keyboard.press("Escape")
+
+    def write(self, title: str, text: str) -> None:
+        """Write into a field what its list may not have."""
+        self._property(title).get_by_role("button", name="Write").click()
+        self.field(title).fill(text)
 
     def _property(self, title: str) -> Locator:
         label = re.compile(rf"^\s*{re.escape(title)}(\s*\(Optional\))?\s*$")
@@ -56,8 +61,11 @@ class Browser:
 
     def submit(self) -> str:
         """Ask for the run, and go to its page; the run's id."""
-        with self.page.expect_response("**/create_flow_run") as asked:
-            self.page.get_by_role("button", name="Submit").click()
+        status = _BUSY
+        while status == _BUSY:  # the database of the server; the page says so, and people ask again
+            with self.page.expect_response("**/create_flow_run") as asked:
+                self.page.get_by_role("button", name="Submit").click()
+            status = asked.value.status
         run = str(asked.value.json()["id"])
         self.page.goto(f"{self.url}/runs/flow-run/{run}")
         return run
@@ -66,13 +74,25 @@ class Browser:
         """Wait until the run's page says so."""
         self.page.locator(".state-badge, .p-tag").get_by_text(state, exact=True).first.wait_for()
 
-    def open_artifact(self, key: str) -> str:
-        """Go from the run's page to an artifact; the text that it shows."""
+    def open_artifact(self, key: str, shows: str = "text=time") -> str:
+        """Go from the run's page to an artifact, and wait until it shows something; its text."""
         self.page.get_by_text("Artifacts", exact=True).last.click()
-        self.page.locator("a[href*='/artifacts/']").filter(has_text=key).first.click()
-        self.page.wait_for_url("**/artifacts/**")
-        self.page.get_by_text("time", exact=True).first.wait_for()
+        link = self.page.locator("a[href*='/artifacts/']").filter(has_text=key).first
+        self.page.goto(self.url + str(link.get_attribute("href")))  # the list may be drawn anew under a click
+        self.page.locator(shows).first.wait_for()
         return self.page.inner_text("main, body")
+
+    def progress(self, step: str) -> list[int]:
+        """Two shares of a step, in percent, as the log on the run's page tells them while it runs."""
+        told = self.page.get_by_text(re.compile(rf"^\s*{step}: \d+ %"))
+        told.nth(1).wait_for()
+        return [int(line.split()[1]) for line in told.all_inner_texts()[:2]]
+
+    def picture(self) -> tuple[int, int]:
+        """Width and height of the picture that the page shows, as the browser has decoded it."""
+        size = "found => [found.naturalWidth, found.naturalHeight]"
+        width, height = self.page.locator("img[src^='data:image/png']").first.evaluate(size)
+        return int(width), int(height)
 
 
 @contextmanager
