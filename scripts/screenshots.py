@@ -60,7 +60,7 @@ def documentation(ui: browser.Browser, folder: Path, work: Path) -> None:
     ui.page.get_by_text("Activate images", exact=True).wait_for()
     save(ui, folder / "deployments.png")
     ui.open_form("import-image")
-    ui.field("Source").fill(str(work / "slow.raw"))
+    ui.field("Source").fill("/disks/web.vmdk")
     ui.field("Name").fill("web-1")
     ui.choose("Encrypt under key")
     save(ui, folder / "import-form.png")
@@ -68,12 +68,14 @@ def documentation(ui: browser.Browser, folder: Path, work: Path) -> None:
     with slow_disk(work) as source:
         ui.field("Source").fill(source)
         ui.submit()
+        ui.page.set_viewport_size({"width": 1200, "height": 1150})  # with the log that grows
         ui.progress("upload")
         save(ui, folder / "progress.png")
         ui.wait_for_state("Completed")
     ui.page.reload()
     ui.wait_for_state("Completed")
     save(ui, folder / "import-run.png")
+    ui.page.set_viewport_size({"width": 1200, "height": 900})
     ui.open_artifact("import")
     save(ui, folder / "import-page.png")
     ui.open_form("migrate-images")
@@ -111,13 +113,12 @@ def slow_disk(work: Path) -> Iterator[str]:
 
 def fill(work: Path) -> None:
     """Make what forms can offer: keys, a project, images, of which one boots."""
-    table = sources.make(work / "disks", 4)
-    disk.build(
-        work / "demo.raw", ROOT / "build" / "packages", "cat /mnt/motd >/dev/tty0; echo 'demo login:' >/dev/tty0"
-    )
-    import_demo = ("import", work / "demo.raw", "--name", "demo", "--os-type", "Linux")
+    sources.make(work / "disks", 2)
+    on_screen = "cat /mnt/motd >/dev/tty0; echo 'demo login:' >/dev/tty0"
+    disk.build(work / "demo.raw", ROOT / "build" / "packages", on_screen)
     names = (("key", "create", "gold"), ("key", "create", "silver"), ("project", "create", "acme"))
-    for words in (*names, ("migrate", table), import_demo):
+    files = {"demo": "demo.raw", "debian-12": "disks/disk-00000.raw", "db-1": "disks/disk-00001.qcow2"}
+    for words in (*names, *(("import", work / file, "--name", name) for name, file in files.items())):
         subprocess.run([DARKROOM, *words], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -77,7 +77,8 @@ class Browser:
     def open_artifact(self, key: str, shows: str = "text=time") -> str:
         """Go from the run's page to an artifact, and wait until it shows something; its text."""
         self.page.get_by_text("Artifacts", exact=True).last.click()
-        link = self.page.locator("a[href*='/artifacts/']").filter(has_text=key).first
+        named = self.page.get_by_text(key, exact=True)
+        link = self.page.locator("a[href*='/artifacts/']").filter(has=named).first
         self.page.goto(self.url + str(link.get_attribute("href")))  # the list may be drawn anew under a click
         self.page.locator(shows).first.wait_for()
         return self.page.inner_text("main, body")
