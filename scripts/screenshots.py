@@ -68,8 +68,9 @@ def documentation(ui: browser.Browser, folder: Path, work: Path) -> None:
     with slow_disk(work) as source:
         ui.field("Source").fill(source)
         ui.submit()
-        ui.page.set_viewport_size({"width": 1200, "height": 1150})  # with the log that grows
+        ui.page.set_viewport_size({"width": 1200, "height": 1400})  # with the log that grows
         ui.progress("upload")
+        ui.page.get_by_text("upload: ").last.scroll_into_view_if_needed()
         save(ui, folder / "progress.png")
         ui.wait_for_state("Completed")
     ui.page.reload()
