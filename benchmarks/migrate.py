@@ -133,21 +133,31 @@ def speed(folder: Path, images: int) -> None:
         note("a process each: darkroom import", few, lambda: _processes(table, few))
         _run("down")
     for workers in (1, 2, 3):
-        with fresh(folder / "home") as to:
-            pool = Pool(folder / "home" / "prefect")
-            try:
-                pool.start_workers(workers)
-                seconds = migrate(to, pool, table, folder / "out.csv", workers=workers)
-                verify(to, folder / "out.csv", images, 0)
-            finally:
-                pool.close()
-        figures[f"migrate-images, workers: {workers}"] = (seconds / images, 0.0, images)
+        seconds, taken = _in_pool(folder, table, images, workers)
+        figures[f"migrate-images, workers: {workers}"] = (seconds / images, taken / images, images)
     print(f"\n| images of 2 MiB, load {os.getloadavg()[1]:.0f} | count | s an image | CPU s an image | a minute |")
     print("|---|---|---|---|---|")
     for name, (seconds, cpu, count) in figures.items():
-        print(f"| {name} | {count} | {seconds:.3f} | {f'{cpu:.3f}' if cpu else ''} | {60 / seconds:.0f} |")
-    alone, run = figures["the functions alone, without Prefect"], figures["darkroom migrate"]
-    print(f"\nshare of orchestration, its start included, in processor time: {100 * (1 - alone[1] / run[1]):.0f} %")
+        print(f"| {name} | {count} | {seconds:.3f} | {cpu:.3f} | {60 / seconds:.0f} |")
+    alone = figures["the functions alone, without Prefect"]
+    for name in ("darkroom migrate", "migrate-images, workers: 1"):
+        clock, cpu = (100 * (1 - alone[which] / figures[name][which]) for which in (0, 1))
+        print(f"share of orchestration, its start included, of {name}: {clock:.0f} % by the clock, {cpu:.0f} % of CPU")
+
+
+def _in_pool(folder: Path, table: Path, images: int, workers: int) -> tuple[float, float]:
+    """A migration by workers of the pool: its seconds, and the processor time of the workers and their runs."""
+    with fresh(folder / "home") as to:
+        pool = Pool(folder / "home" / "prefect")
+        try:
+            pool.start_workers(workers)
+            before = pool.processor_time()
+            seconds = migrate(to, pool, table, folder / "out.csv", workers=workers)
+            verify(to, folder / "out.csv", images, 0)
+            wait_for(lambda: not any(map(pool.runs_of, pool.workers)), 60)
+            return seconds, pool.processor_time() - before
+        finally:
+            pool.close()
 
 
 def _shell(folder: Path, table: Path) -> None:

@@ -93,6 +93,11 @@ class Pool:
         """The processes below a worker."""
         return descendants(worker.pid)
 
+    def processor_time(self) -> float:
+        """Seconds that the workers and the runs that have ended have taken."""
+        stats = (Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split() for worker in self.workers)
+        return sum(sum(map(int, stat[11:15])) for stat in stats) / os.sysconf("SC_CLK_TCK")
+
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """As the death of its host does: the worker and all that it runs, with no time for anything."""
         for pid in [worker.pid, *descendants(worker.pid)]:
