@@ -28,7 +28,7 @@ def service(home):
 def slow_disk(short_folder):
     """The address of a disk that is served slowly, and the file that says how many bits a second."""
     socket, rate = short_folder / "slow.sock", short_folder / "slow.rate"
-    rate.write_text("20M")  # bits a second: it takes until it is told to be faster
+    rate.write_text("8M")  # bits a second: it takes until it is told to be faster
     command = ["nbdkit", "--foreground", "--unix", socket, "--filter=rate", "pattern", str(SIZE)]
     with subprocess.Popen([*command, f"rate-file={rate}"], stdout=subprocess.DEVNULL) as server:
         yield f"nbd+unix:///?socket={socket}", rate
