@@ -33,6 +33,7 @@ def report(options: argparse.Namespace) -> int:
     request |= {"system": which.system, "name": which.name, "family": which.family}
     target = options.target if "://" in options.target else os.path.abspath(options.target)
     columns = [name for name in options.columns.split(",") if name]
+    reporting.check_columns(columns)
     result = run_flow(
         "report_images",
         {"target": target, "columns": columns, "all_projects": options.all_projects, **request},

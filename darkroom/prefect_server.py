@@ -45,7 +45,7 @@ _SERVER = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
     # Runs that were begun before a restart are heard to end.
-    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.ordering",
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.mending",
     # A transaction for each event of each step keeps SQLite busy: a client that finds it so waits two seconds.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",

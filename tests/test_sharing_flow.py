@@ -10,7 +10,7 @@ from darkroom.settings import Settings
 from darkroom.systems import open_systems
 from flows.answer_share import answer_share
 from flows.parameters.base import SystemBlocks
-from flows.parameters.sharing import AnswerShare, ShareImage
+from flows.parameters.sharing import AnswerShare, ShareImage, UnshareImage
 from flows.share_image import share_image
 from flows.unshare_image import unshare_image
 from tests import operations
@@ -52,4 +52,4 @@ def test_each_project_has_a_result_and_none_keeps_the_others(to, member, tmp_pat
         ("read", "done"),
         ("accept", "done"),
     ]
-    assert unshare_image(ShareImage(image="one", projects=["acme"]))["projects"][0]["outcome"] == "unshared"
+    assert unshare_image(UnshareImage(image="one", projects=["acme"]))["projects"][0]["outcome"] == "unshared"

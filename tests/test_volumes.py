@@ -130,5 +130,5 @@ def test_a_volume_that_is_gone_is_not_served_on(to, host, data):
         connection.execute("DELETE FROM holds WHERE holder = %s", (made["id"],))
 
     assert domain.wait(lambda: keeping.ask(host, "status")["disks"] == [], 20)
-    assert not keeping.proxy_socket(host, UUID(made["id"])).exists()
+    assert domain.wait(lambda: not keeping.proxy_socket(host, UUID(made["id"])).exists(), 20)
     host.disk(UUID(made["id"])).unlink()
