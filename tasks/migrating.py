@@ -29,7 +29,8 @@ def register(source: str, report: str, retry_failed: bool, blocks: Blocks) -> st
 @task(name="call helpers", **POLICY)
 def call_helpers(batch: str, workers: int, concurrency: int, blocks: Blocks) -> int:
     """Ask the work pool for one run for each worker beside this one; they go on even should this run die."""
-    request: dict[str, Any] = {"batch": batch, "concurrency": concurrency, "blocks": asdict(blocks)}
+    named = {kind: name for kind, name in asdict(blocks).items() if name}
+    request: dict[str, Any] = {"batch": batch, "concurrency": concurrency, "blocks": named}
     for number in range(2, workers + 1):
         run_deployment(
             HELPER, parameters={"request": request}, timeout=0, as_subflow=False, flow_run_name=f"{batch[:8]}-{number}"
