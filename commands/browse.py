@@ -118,6 +118,20 @@ def public(row: Row) -> dict[str, Any]:
     }
 
 
+def print_disks(rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+    """Print what has a `size` of which so much is `hydrated`, as a table or as JSON."""
+    if as_json:
+        print(json.dumps(rows))
+        return
+    print_table(
+        [
+            {**row, "size": meter.size(row["size"]), "hydrated": f"{100 * row['hydrated'] // max(row['size'], 1)} %"}
+            for row in rows
+        ],
+        columns,
+    )
+
+
 def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     """Print aligned columns under a header; sizes for people, the rest as text."""
     cells = [[_cell(name, row[name]) for name in columns] for row in rows]

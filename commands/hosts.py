@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from darkroom import rules, systems
-from darkroom.catalog import Catalog
 from darkroom.compute.hosts import Host
 from darkroom.model import GiB
 from darkroom.settings import Settings
@@ -61,7 +60,7 @@ def add(options: argparse.Namespace) -> int:
     for finding in checks.require(host):
         if finding.remedy:
             print(f"{finding.what}: {finding.found}; {finding.remedy}", file=sys.stderr)
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         hosts.add(operator, host)
     print(host.name)
     return 0
@@ -71,7 +70,7 @@ def list_(options: argparse.Namespace) -> int:
     """Print the hosts, one a line."""
     from darkroom.compute import hosts  # noqa: PLC0415
 
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         found = hosts.listed(operator)
     if options.json:
         print(json.dumps([{**asdict(host), "storage": str(host.storage)} for host in found]))
@@ -86,7 +85,7 @@ def check(options: argparse.Namespace) -> int:
     """Print what was found of this host; exit code 1 if something is missing."""
     from darkroom.compute import checks, hosts  # noqa: PLC0415
 
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         host = hosts.find(operator, options.name)
     findings = checks.check(host)
     if options.json:
@@ -103,12 +102,8 @@ def remove(options: argparse.Namespace) -> int:
     """Forget a host; its storage is left to whoever made it."""
     from darkroom.compute import hosts, keeping  # noqa: PLC0415
 
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         host = hosts.remove(operator, options.name)
     keeping.stop(host)
     print(host.name)
     return 0
-
-
-def _operator() -> Catalog:
-    return Catalog(systems.catalog_dsn(Settings()), None)

@@ -11,7 +11,6 @@ from typing import Any
 
 from commands import services
 from darkroom import passwords, systems
-from darkroom.catalog import Catalog
 from darkroom.errors import DarkroomError
 from darkroom.settings import Settings
 
@@ -58,7 +57,7 @@ def metrics(options: argparse.Namespace) -> int:
 def _metrics(settings: Settings, health: _Health) -> str:
     from darkroom import metrics as metrics_of  # noqa: PLC0415 - what only reads does not load it
 
-    with Catalog(systems.catalog_dsn(settings), None) as operator:
+    with systems.operator_catalog(settings) as operator:
         return metrics_of.text(operator, {name: system["well"] for name, system in health.items()})
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from commands import meter
 from commands.flow import OptionError
 from darkroom import inbox, projects, quotas, sharing, systems
-from darkroom.catalog import Catalog
 from darkroom.model import GiB, KiB, MiB, TiB
 from darkroom.settings import Settings
 
@@ -62,7 +61,7 @@ def add_commands(commands: Any) -> None:
 
 def create(options: argparse.Namespace) -> int:
     """Create a project; prints its name."""
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         projects.create(operator, options.name)
     print(options.name)
     return 0
@@ -70,7 +69,7 @@ def create(options: argparse.Namespace) -> int:
 
 def window(options: argparse.Namespace) -> int:
     """Set the window; prints the project's name."""
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         projects.set_window(operator, options.name, options.days)
     print(options.name)
     return 0
@@ -78,7 +77,7 @@ def window(options: argparse.Namespace) -> int:
 
 def list_(options: argparse.Namespace) -> int:
     """Print the projects, one a line."""
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         rows = projects.listed(operator)
     if options.json:
         print(json.dumps([{**row, "created_at": row["created_at"].isoformat()} for row in rows]))
@@ -94,7 +93,7 @@ def quota(options: argparse.Namespace) -> int:
     given = {_COLUMNS.get(name, name): getattr(options, name) for name, _, _ in _QUOTA_OPTIONS}
     changes = {name: None if limit < 0 else limit for name, limit in given.items() if limit is not None}
     if options.name:
-        with _operator() as operator:
+        with systems.operator_catalog(Settings()) as operator:
             if changes:
                 quotas.change(operator, options.name, changes)
             found = quotas.shown(operator, options.name)
@@ -134,7 +133,7 @@ def credentials(options: argparse.Namespace) -> int:
     if bool(options.name) == options.operator:
         raise OptionError("NAME", "a project, or --operator", "both" if options.name else "neither")
     dsn = systems.catalog_dsn(Settings())
-    with _operator() as operator:
+    with systems.operator_catalog(Settings()) as operator:
         print(projects.credentials(operator, dsn, options.name))
     return 0
 
@@ -155,7 +154,3 @@ def auto_accept(options: argparse.Namespace) -> int:
         for owner in sharing.trusted(found.catalog):
             print(owner)
     return 0
-
-
-def _operator() -> Catalog:
-    return Catalog(systems.catalog_dsn(Settings()), None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import meter
-from commands.browse import print_table
+from commands.browse import print_disks
 from commands.flow import run_flow
 from darkroom.printable import printable
 from darkroom.settings import Settings
@@ -83,11 +83,7 @@ def list_(options: argparse.Namespace) -> int:
 
     with open_systems(Settings()) as systems:
         rows = servers.listed(systems)
-    if options.json:
-        print(json.dumps(rows))
-    else:
-        shown = [{**row, "hydrated": f"{100 * row['hydrated'] // max(row['size'], 1)} %"} for row in rows]
-        print_table([{**row, "size": meter.size(row["size"])} for row in shown], _COLUMNS)
+    print_disks(rows, _COLUMNS, as_json=options.json)
     return 0
 
 

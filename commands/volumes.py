@@ -5,8 +5,7 @@ import json
 import sys
 from typing import Any
 
-from commands import meter
-from commands.browse import print_table
+from commands.browse import print_disks
 from commands.flow import run_flow
 from darkroom.settings import Settings
 from darkroom.systems import open_systems
@@ -58,11 +57,7 @@ def list_(options: argparse.Namespace) -> int:
 
     with open_systems(Settings()) as systems:
         rows = volumes.listed(systems)
-    if options.json:
-        print(json.dumps(rows))
-    else:
-        shown = [{**row, "hydrated": f"{100 * row['hydrated'] // max(row['size'], 1)} %"} for row in rows]
-        print_table([{**row, "size": meter.size(row["size"])} for row in shown], _COLUMNS)
+    print_disks(rows, _COLUMNS, as_json=options.json)
     return 0
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from contextlib import suppress
 
 from darkroom import sharing, systems
-from darkroom.catalog import Catalog, ProjectForbiddenError, Row, batches, listing, servers
+from darkroom.catalog import ProjectForbiddenError, Row, batches, listing, servers
 from darkroom.catalog.listing import Filter
 from darkroom.compute import hosts
 from darkroom.systems import Systems
@@ -62,7 +62,7 @@ def _newest(rows: list[Row], name: str) -> list[str]:
 def _projects(to: Systems) -> list[str]:
     """The other projects, where the account is the operator's or the owner's of the schema."""
     query = "SELECT name FROM projects WHERE name <> %s ORDER BY created_at DESC LIMIT %s"
-    with suppress(ProjectForbiddenError), Catalog(systems.catalog_dsn(to.settings), None) as operator:
+    with suppress(ProjectForbiddenError), systems.operator_catalog(to.settings) as operator:
         with operator.transaction() as connection:
             return [row["name"] for row in connection.execute(query, (to.settings.project, LIMIT))]
     return []

@@ -1,14 +1,15 @@
 """Chunks: fixed-size runs of a disk, the unit of deduplication and encryption."""
 
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import zstandard
 
-from darkroom import crypto
+from darkroom import crypto, model
 from darkroom.errors import DamagedError
-from darkroom.model import CHUNK_SIZE, Buffer
+from darkroom.model import CHUNK_SIZE, Buffer, Extent
 
 RAW = 0
 ZSTD = 1
@@ -88,6 +89,20 @@ def count(virtual_size: int) -> int:
 def length_of(number: int, virtual_size: int) -> int:
     """The length in bytes of chunk `number`."""
     return min(CHUNK_SIZE, virtual_size - number * CHUNK_SIZE)
+
+
+def extents(offset: int, length: int, is_there: Callable[[int], bool]) -> list[Extent]:
+    """The extents of a range of a disk: data where there is a chunk of that number, zero elsewhere."""
+
+    def pieces() -> Iterator[tuple[int, bool]]:
+        at, end = offset, offset + length
+        while at < end:
+            number = at // CHUNK_SIZE
+            stop = min((number + 1) * CHUNK_SIZE, end)
+            yield stop - at, not is_there(number)
+            at = stop
+
+    return model.extents(offset, pieces())
 
 
 def _compressor() -> zstandard.ZstdCompressor:

@@ -49,18 +49,7 @@ class DiskReader:
 
     def extents(self, offset: int, length: int) -> list[Extent]:
         """Data where there is a chunk, zero elsewhere; reads manifest pages and no chunk."""
-        result: list[Extent] = []
-        at, end = offset, offset + length
-        while at < end:
-            number = at // CHUNK_SIZE
-            stop = min((number + 1) * CHUNK_SIZE, end)
-            zero = number not in self._page(number // PAGE_CHUNKS)
-            if result and result[-1].zero == zero:
-                result[-1] = Extent(result[-1].start, stop - result[-1].start, zero)
-            else:
-                result.append(Extent(at, stop - at, zero))
-            at = stop
-        return result
+        return chunks.extents(offset, length, lambda number: number in self._page(number // PAGE_CHUNKS))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes; raises DamagedError or UnavailableError."""

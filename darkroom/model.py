@@ -6,6 +6,7 @@ source file ──Reader──▶ qemu, confined ──Reader──▶ upload �
 object store ──▶ ImageReader (a Reader) ──▶ NBD server ──▶ qemu-img convert ──▶ exported file
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,19 @@ class Extent:
     def end(self) -> int:
         """The first byte behind it."""
         return self.start + self.length
+
+
+def extents(start: int, pieces: Iterable[tuple[int, bool]]) -> list[Extent]:
+    """The extents of pieces, length and `zero` of each, which follow each other from `start`; like ones are one."""
+    result: list[Extent] = []
+    at = start
+    for length, zero in pieces:
+        if result and result[-1].zero == zero:
+            result[-1] = Extent(result[-1].start, result[-1].length + length, zero)
+        elif length:
+            result.append(Extent(at, length, zero))
+        at += length
+    return result
 
 
 class Reader(Protocol):

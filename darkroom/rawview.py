@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-from darkroom import qemu
+from darkroom import model, qemu
 from darkroom.formats import Inspection
 from darkroom.model import Extent, Reader
 from darkroom.sources import Source
@@ -43,15 +43,7 @@ class MappedDisk:
 
     def extents(self, offset: int, length: int) -> list[Extent]:
         """Units without a place are zero extents."""
-        result: list[Extent] = []
-        at = offset
-        for place, count in self._places(offset, length):
-            if result and result[-1].zero == (not place):
-                result[-1] = Extent(result[-1].start, result[-1].length + count, not place)
-            else:
-                result.append(Extent(at, count, not place))
-            at += count
-        return result
+        return model.extents(offset, ((count, not place) for place, count in self._places(offset, length)))
 
     def close(self) -> None:
         """Nothing to release: the file is its owner's."""

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from darkroom import hostdisks, placing, reading, rules
-from darkroom.catalog import Connection, Row, images, servers, uploads
+from darkroom.catalog import Row, images, servers
 from darkroom.compute import addresses, domain, hosts, keeping, overlay, seed
 from darkroom.compute import connection as compute
 from darkroom.compute.domain import Disk, Domain
@@ -323,10 +323,3 @@ def _addresses(host: Host, server: UUID) -> list[str]:
 def _host_name(name: str) -> str:
     """A name as host names are: letters, digits and dashes."""
     return "".join(letter if letter.isalnum() else "-" for letter in name).strip("-").lower()[:63] or "server"
-
-
-def given_up(connection: Connection) -> list[Row]:
-    """Servers whose creation or deletion nobody goes on with: the holder is dead since a day."""
-    query = "SELECT * FROM servers WHERE status <> 'ready' AND created_at < now() - %s::interval"
-    rows = connection.execute(query, (servers.GIVEN_UP,)).fetchall()
-    return [row for row in rows if row["holder"] is None or uploads.is_dead(row["holder"])]

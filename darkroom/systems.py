@@ -69,6 +69,11 @@ def catalog_dsn(settings: Settings) -> str:
     return settings.catalog_url or postgres.ensure(settings.home / "catalog")
 
 
+def operator_catalog(settings: Settings) -> Catalog:
+    """The catalog with the rows of all projects; raises ProjectForbiddenError where the account is a project's."""
+    return Catalog(catalog_dsn(settings), None)
+
+
 def open_object_store(settings: Settings) -> Store:
     """The object store of the settings."""
     return store.open_store(settings.store_url or str(settings.home / "store"), settings)

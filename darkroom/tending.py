@@ -7,6 +7,7 @@ and what captures and boot proofs left that were killed together with their guar
 from typing import Any
 
 from darkroom import servers, volumes
+from darkroom.catalog.servers import given_up
 from darkroom.compute import connection, guard, hosts, keeping
 from darkroom.systems import Systems
 
@@ -18,7 +19,8 @@ def tend(to: Systems) -> dict[str, Any]:
     """
     with to.catalog.transaction() as transaction:
         lazy = {row["host"] for row in transaction.execute("SELECT host FROM server_disks WHERE status = 'lazy'")}
-        stale_servers, stale_volumes = servers.given_up(transaction), volumes.given_up(transaction)
+        stale_servers = given_up(transaction, "servers")
+        stale_volumes = [row for row in given_up(transaction, "server_disks") if row["volume"]]
     here = [host for host in hosts.listed(to.catalog) if host.storage.is_dir()]
     kept = [host.name for host in here if host.name in lazy and keeping.ensure(to, host)]
     for host in here:

@@ -5,7 +5,7 @@ import string
 from typing import Any
 
 from darkroom import hostdisks, placing, reading, rules
-from darkroom.catalog import Connection, Row, images, servers, uploads
+from darkroom.catalog import Row, images, servers
 from darkroom.compute import connection as compute
 from darkroom.compute import domain, hosts, keeping, overlay
 from darkroom.errors import ConflictError, RefusedError
@@ -190,14 +190,6 @@ def remove(to: Systems, row: Row) -> None:
             raise VolumeAttachedError(row["volume"])
         servers.change(connection, "server_disks", row["id"], status="deleting")
     hostdisks.remove(to, hosts.find(to.catalog, row["host"]), row)
-
-
-def given_up(connection: Connection) -> list[Row]:
-    """Volumes whose creation or deletion nobody goes on with: the holder is dead since a day."""
-    query = """SELECT * FROM server_disks WHERE volume IS NOT NULL AND status IN ('creating', 'deleting')
-        AND created_at < now() - %s::interval"""
-    rows = connection.execute(query, (servers.GIVEN_UP,)).fetchall()
-    return [row for row in rows if row["holder"] is None or uploads.is_dead(row["holder"])]
 
 
 def _take(to: Systems, row: Row, owner: Row) -> str:

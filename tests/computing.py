@@ -3,13 +3,30 @@
 import os
 import re
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 from darkroom import servers, volumes
+from darkroom.catalog import Catalog
 from darkroom.catalog import servers as rows
 from darkroom.compute import domain, keeping
+from darkroom.compute import hosts as compute_hosts
 from darkroom.servers import ServerRequest
 from tests import guests, hosts, operations
+
+
+@contextmanager
+def host(to, catalog_url, uri, storage, *open_to):
+    """A compute host in the catalog; at the end nothing of its servers may be left."""
+    found = compute_hosts.Host("kvm1", uri, storage, "tcg", 1 << 30, open_to)
+    with Catalog(catalog_url, None) as operator:
+        compute_hosts.add(operator, found)
+    found.prepare()
+    yield found
+    delete_all(to)
+    assert_nothing_left(to, found)
+    keeping.stop(found)
+    assert domain.wait(lambda: not processes_of(found), 10), processes_of(found)
 
 
 def image_of(to, disk, name="one", endless=False, **fields):

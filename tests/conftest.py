@@ -10,8 +10,6 @@ import pytest
 
 from darkroom import audit, passwords, postgres, prefect_server, store, systems
 from darkroom.catalog import Catalog
-from darkroom.compute import domain, keeping
-from darkroom.compute import hosts as compute_hosts
 from darkroom.settings import Settings
 from darkroom.store import s3
 from demo import disk
@@ -136,7 +134,6 @@ def libvirt_uri(short_folder):
 @pytest.fixture
 def host(libvirt_uri, catalog_url, short_folder):
     """The private libvirt, as the one compute host of the catalog, open to `default`; nothing is left on it."""
-    from darkroom.catalog import Catalog
     from darkroom.compute import connection
     from darkroom.compute.hosts import Host, add
 
@@ -153,15 +150,8 @@ def host(libvirt_uri, catalog_url, short_folder):
 @pytest.fixture
 def compute_host(to, catalog_url, libvirt_uri, home):
     """A compute host in the catalog; at the end nothing of its servers may be left."""
-    found = compute_hosts.Host("kvm1", libvirt_uri, home / "host", "tcg", 1 << 30)
-    with Catalog(catalog_url, None) as operator:
-        compute_hosts.add(operator, found)
-    found.prepare()
-    yield found
-    computing.delete_all(to)
-    computing.assert_nothing_left(to, found)
-    keeping.stop(found)
-    assert domain.wait(lambda: not computing.processes_of(found), 10), computing.processes_of(found)
+    with computing.host(to, catalog_url, libvirt_uri, home / "host") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -3,25 +3,20 @@
 import json
 import re
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from tests import browser
-from tests.test_up import Service
+from tests.service import DARKROOM, running
 
-DARKROOM = str(Path(sys.executable).with_name("darkroom"))
 SIZE = 64 << 20
 
 
 @pytest.fixture
 def service(home):
-    service = Service(home)
-    yield service
-    subprocess.run([DARKROOM, "down"], check=True, timeout=60)
-    service.process.communicate(timeout=60)
+    with running(home) as service:
+        yield service
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,9 +10,8 @@ import pytest
 from darkroom import postgres
 from tests import guests, hosts
 from tests.conftest import make_disk
-from tests.test_up import Service, images
+from tests.service import DARKROOM, images, running
 
-DARKROOM = str(Path(sys.executable).with_name("darkroom"))
 STEPS = {
     "register": "BEFORE INSERT ON images FOR EACH ROW",
     "validate": "BEFORE INSERT ON disks FOR EACH ROW",
@@ -38,10 +35,8 @@ HOLD = """
 
 @pytest.fixture
 def service(home):
-    service = Service(home)
-    yield service
-    subprocess.run([DARKROOM, "down"], check=True, timeout=60)
-    service.process.communicate(timeout=60)
+    with running(home) as service:
+        yield service
 
 
 def wait_for(condition, seconds=60):

@@ -11,9 +11,7 @@ from uuid import UUID
 import pytest
 
 from darkroom import proving, servers, volumes
-from darkroom.catalog import Catalog
-from darkroom.compute import checks, connection, domain, keeping
-from darkroom.compute import hosts as compute_hosts
+from darkroom.compute import checks, connection
 from darkroom.proving import ProofRequest
 from darkroom.volumes import VolumeRequest
 from tests import computing, guests, hosts, operations
@@ -35,15 +33,8 @@ def host(to, catalog_url, libvirt_uri, home, short_folder):
     """A compute host whose storage QEMU's account passes through, and lists nowhere."""
     short_folder.chmod(0o711)
     home.chmod(0o711)
-    found = compute_hosts.Host("kvm1", libvirt_uri, home / "host", "tcg", 1 << 30, ("default",))
-    with Catalog(catalog_url, None) as operator:
-        compute_hosts.add(operator, found)
-    found.prepare()
-    yield found
-    computing.delete_all(to)
-    computing.assert_nothing_left(to, found)
-    keeping.stop(found)
-    assert domain.wait(lambda: not computing.processes_of(found), 10), computing.processes_of(found)
+    with computing.host(to, catalog_url, libvirt_uri, home / "host", "default") as found:
+        yield found
     short_folder.chmod(0o700)
 
 

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from darkroom.catalog import Catalog, Connection, Row, uploads
 from darkroom.errors import ConflictError, MissingError
 
-GIVEN_UP = "24 hours"
+_GIVEN_UP = "24 hours"
 
 
 class ServerMissingError(MissingError):
@@ -74,6 +74,13 @@ def hold(connection: Connection, table: str, row: Row) -> None:
     if found and found["holder"] not in (None, uploads.holder()) and not uploads.is_dead(found["holder"]):
         raise ServerBusyError(row.get("name") or row.get("volume") or str(row["id"]))
     change(connection, table, row["id"], holder=uploads.holder())
+
+
+def given_up(connection: Connection, table: str) -> list[Row]:
+    """The rows whose creation or deletion nobody goes on with: the holder is dead since a day."""
+    query = sql.SQL("SELECT * FROM {} WHERE status IN ('creating', 'deleting') AND created_at < now() - %s::interval")
+    rows = connection.execute(query.format(sql.Identifier(table)), (_GIVEN_UP,)).fetchall()
+    return [row for row in rows if row["holder"] is None or uploads.is_dead(row["holder"])]
 
 
 def change(connection: Connection, table: str, row: UUID, **columns: Any) -> None:

@@ -181,7 +181,7 @@ def main(name: str) -> int:
     """Keep a host until there is nothing to keep; 0 then, also where another keeper does."""
     settings = Settings()
     try:
-        with Catalog(systems.catalog_dsn(settings), None) as operator:
+        with systems.operator_catalog(settings) as operator:
             host = hosts.find(operator, name)
             with open(host.run / "keeper.lock", "a") as lock:
                 try:

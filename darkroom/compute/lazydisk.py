@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from darkroom import chunks, manifest
@@ -74,18 +75,8 @@ class LazyDisk:
 
     def extents(self, offset: int, length: int) -> list[Extent]:
         """Data where there is a chunk, zero elsewhere."""
-        result: list[Extent] = []
-        at, end = offset, offset + length
-        while at < end:
-            number = at // CHUNK_SIZE
-            stop = min((number + 1) * CHUNK_SIZE, end)
-            zero = number not in self._patiently(self._page, number // PAGE_CHUNKS)
-            if result and result[-1].zero == zero:
-                result[-1] = Extent(result[-1].start, stop - result[-1].start, zero)
-            else:
-                result.append(Extent(at, stop - at, zero))
-            at = stop
-        return result
+        page = partial(self._patiently, self._page)
+        return chunks.extents(offset, length, lambda number: number in page(number // PAGE_CHUNKS))
 
     def prefetch(self, numbers: Sequence[int]) -> list[Future[bytes]]:
         """Fetch chunks in the background, in this order, by many streams; errors are left to who reads them."""

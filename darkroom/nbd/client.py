@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from darkroom import model
 from darkroom.errors import UnavailableError
 from darkroom.model import Extent, MiB
 
@@ -114,19 +115,8 @@ class NbdReader:
     def extents(self, offset: int, length: int) -> list[Extent]:
         """Extents by the context base:allocation, or the bitmap; an export without it is all data."""
         if not self._has_extents:
-            return [Extent(offset, length, zero=False)] if length else []
-        result: list[Extent] = []
-        at, end = offset, offset + length
-        while at < end:
-            for size, flags in self._status(at, min(end - at, _MAX_STATUS)):
-                size = min(size, end - at)
-                zero = bool(flags & _ZERO) if self._context == _ALLOCATION else not flags & _DIRTY
-                if result and result[-1].zero == zero:
-                    result[-1] = Extent(result[-1].start, result[-1].length + size, zero)
-                elif size:
-                    result.append(Extent(at, size, zero))
-                at += size
-        return result
+            return model.extents(offset, [(length, False)])
+        return model.extents(offset, self._pieces(offset, offset + length))
 
     def close(self) -> None:
         """Disconnect; waits for reads in progress."""
@@ -177,6 +167,14 @@ class NbdReader:
         finally:
             del self._busy[handle]
             self._handles.put(handle)
+
+    def _pieces(self, at: int, end: int) -> Iterator[tuple[int, bool]]:
+        """The lengths of what the server tells of this range, and whether each is zeros, or not dirty."""
+        while at < end:
+            for size, flags in self._status(at, min(end - at, _MAX_STATUS)):
+                size = min(size, end - at)
+                yield size, bool(flags & _ZERO) if self._context == _ALLOCATION else not flags & _DIRTY
+                at += size
 
     def _status(self, offset: int, length: int) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []

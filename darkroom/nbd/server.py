@@ -7,10 +7,12 @@ client may make us hold is bounded. An error of the reader becomes EIO for the c
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+from darkroom import model
 from darkroom.model import Extent, MiB, Reader
 from darkroom.nbd import negotiation
 from darkroom.nbd import protocol as p
@@ -197,20 +199,19 @@ def _in_sectors(extents: list[Extent]) -> list[Extent]:
     `qemu-img convert` rounds the length of an extent up to sectors: data behind a zero extent that ends within one
     would be lost.
     """
-    result: list[Extent] = []
-    at = extents[0].start if extents else 0
-    for extent in extents:
-        end = extent.end
-        if end < extents[-1].end:
-            end = min((end if extent.zero else end + _SECTOR - 1) // _SECTOR * _SECTOR, extents[-1].end)
-        if end <= at:
-            continue
-        if result and result[-1].zero == extent.zero:
-            result[-1] = Extent(result[-1].start, end - result[-1].start, extent.zero)
-        else:
-            result.append(Extent(at, end - at, extent.zero))
-        at = end
-    return result
+    start = extents[0].start if extents else 0
+
+    def pieces() -> Iterator[tuple[int, bool]]:
+        at = start
+        for extent in extents:
+            end = extent.end
+            if end < extents[-1].end:
+                end = min((end if extent.zero else end + _SECTOR - 1) // _SECTOR * _SECTOR, extents[-1].end)
+            if end > at:
+                yield end - at, extent.zero
+                at = end
+
+    return model.extents(start, pieces())
 
 
 def _shut(connection: socket.socket) -> None:

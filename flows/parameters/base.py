@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema
 
 from darkroom import rules
 from darkroom.errors import DarkroomError
+from darkroom.settings import TagLimits
 from tasks.systems import Blocks
 
 Groups = dict[str, tuple[str, ...]]
@@ -117,6 +118,26 @@ def new_name(of: str) -> Any:
         description=f"Of the {of}, unique in the project: letters, digits, dots, dashes, underscores and spaces.",
         max_length=rules.MAX_NAME,
         json_schema_extra={"pattern": rules.NAME_PATTERN},
+    )
+
+
+Description = Annotated[str, by(rules.check_description)]
+Tags = Annotated[dict[str, str], by(rules.check_tags)]
+
+
+def description(empty: str = "") -> Any:
+    """The field of a form that describes an image; `empty` says what none means."""
+    told = f"One line; empty: {empty}." if empty else "One line."
+    return Field("", title="Description", description=told, max_length=rules.MAX_DESCRIPTION)
+
+
+def new_tags() -> Any:
+    """The field of a form that gives a new image its tags."""
+    return Field(
+        {},
+        title="Tags",
+        description='Keys and values as JSON, such as {"team": "web"}.',
+        json_schema_extra={"maxProperties": TagLimits().count},
     )
 
 

@@ -7,18 +7,21 @@ from pydantic import Field
 from darkroom import proving, rules
 from darkroom.capturing import CaptureRequest
 from darkroom.proving import ProofRequest
-from darkroom.settings import TagLimits
 from flows.parameters.base import (
+    Description,
     Form,
     Groups,
     SystemBlocks,
+    Tags,
     all_projects,
     blocks,
     by,
+    description,
     host,
     host_block,
     image,
     new_name,
+    new_tags,
     offered,
 )
 from tasks.systems import host_name
@@ -49,15 +52,8 @@ class CaptureServer(Form):
         title="Since image",
         description="An earlier capture of this server, to read only what has changed since; none: read all.",
     )
-    description: Annotated[str, by(rules.check_description)] = Field(
-        "", title="Description", description="One line.", max_length=rules.MAX_DESCRIPTION
-    )
-    tags: Annotated[dict[str, str], by(rules.check_tags)] = Field(
-        {},
-        title="Tags",
-        description='Keys and values as JSON, such as {"team": "web"}.',
-        json_schema_extra={"maxProperties": TagLimits().count},
-    )
+    description: Description = description()
+    tags: Tags = new_tags()
     host: str = host("that of the server, or the only one")
     host_block: str = host_block()
     blocks: SystemBlocks = blocks()

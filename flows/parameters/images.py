@@ -6,7 +6,19 @@ from pydantic import Field, model_validator
 
 from darkroom import rules
 from darkroom.modifying import Changes
-from flows.parameters.base import Form, Groups, Names, SystemBlocks, blocks, by, images, offered
+from flows.parameters.base import (
+    Description,
+    Form,
+    Groups,
+    Names,
+    SystemBlocks,
+    Tags,
+    blocks,
+    by,
+    description,
+    images,
+    offered,
+)
 
 Switch = Literal["as it is", "on", "off"]
 Clearable = Literal["description", "min_ram", "max_ram", "min_disk", "boot_mode", "family"]
@@ -35,9 +47,7 @@ class ModifyImages(Form):
     name: Annotated[str, by(_name)] = Field(
         "", title="New name", description="Of one image; empty: as it is.", max_length=rules.MAX_NAME
     )
-    description: Annotated[str, by(rules.check_description)] = Field(
-        "", title="Description", description=f"One line; {_AS_IT_IS}", max_length=rules.MAX_DESCRIPTION
-    )
+    description: Description = description("as it is")
     family: Annotated[str, by(_family)] = offered(
         "families", "", title="Family", description="None: as it is.", max_length=rules.MAX_NAME
     )
@@ -79,9 +89,7 @@ class TagImages(Form):
     """Give tags to images, and take tags away."""
 
     images: Names = images()
-    tags: Annotated[dict[str, str], by(rules.check_tags)] = Field(
-        {}, title="Tags", description='Keys and values as JSON, such as {"team": "web"}.'
-    )
+    tags: Tags = Field({}, title="Tags", description='Keys and values as JSON, such as {"team": "web"}.')
     remove: Names = offered("tags", [], title="Take away", description="Keys of tags; written, one a line.")
     blocks: SystemBlocks = blocks()
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from darkroom import rules
 from darkroom.errors import DarkroomError
 from darkroom.replicating import ReplicateRequest
-from flows.parameters.base import Form, SystemBlocks, blocks, by, image, new_name, offered
+from flows.parameters.base import Description, Form, SystemBlocks, blocks, by, description, image, new_name, offered
 
 _KEY = "A key of the project."
 
@@ -21,9 +21,7 @@ class ReplicateImage(Form):
         "keys", "", title="Encrypt under key", description="A key of the project; none: as the source is."
     )
     plain: bool = Field(False, title="Not encrypted", description="Whatever the source is.")
-    description: Annotated[str, by(rules.check_description)] = Field(
-        "", title="Description", description="One line; empty: the source's.", max_length=rules.MAX_DESCRIPTION
-    )
+    description: Description = description("the source's")
     blocks: SystemBlocks = blocks()
 
     @model_validator(mode="after")

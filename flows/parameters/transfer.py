@@ -7,8 +7,21 @@ from pydantic import Field, model_validator
 from darkroom import rules, sources
 from darkroom.errors import DarkroomError
 from darkroom.importing import ImportRequest
-from darkroom.settings import TagLimits
-from flows.parameters.base import Form, Groups, SystemBlocks, blocks, by, host, image, new_name, offered
+from flows.parameters.base import (
+    Description,
+    Form,
+    Groups,
+    SystemBlocks,
+    Tags,
+    blocks,
+    by,
+    description,
+    host,
+    image,
+    new_name,
+    new_tags,
+    offered,
+)
 
 
 class ImportImage(Form):
@@ -28,15 +41,8 @@ class ImportImage(Form):
     name: Annotated[str, by(rules.check_name)] = new_name("image")
     key: str = offered("keys", "", title="Encrypt under key", description="A key of the project; none: not encrypted.")
     type: Literal["system", "data"] = Field("system", title="Type", description="A disk that boots, or one with data.")
-    description: Annotated[str, by(rules.check_description)] = Field(
-        "", title="Description", description="One line.", max_length=rules.MAX_DESCRIPTION
-    )
-    tags: Annotated[dict[str, str], by(rules.check_tags)] = Field(
-        {},
-        title="Tags",
-        description='Keys and values as JSON, such as {"team": "web"}.',
-        json_schema_extra={"maxProperties": TagLimits().count},
-    )
+    description: Description = description()
+    tags: Tags = new_tags()
     os_type: Literal["Linux", "Windows", "Other"] = Field(
         "Other", title="Operating system", description="The family of the guest's."
     )
