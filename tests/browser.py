@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
@@ -13,6 +14,7 @@ _FLAGS = (
 )
 _BUSY = 503
 _PATIENCE = 60_000.0
+_SOON = 10_000.0
 
 
 class Browser:
@@ -76,12 +78,22 @@ class Browser:
 
     def open_artifact(self, key: str, shows: str = "text=time") -> str:
         """Go from the run's page to an artifact, and wait until it shows something; its text."""
-        self.page.get_by_text("Artifacts", exact=True).last.click()
         named = self.page.get_by_text(key, exact=True)
         link = self.page.locator("a[href*='/artifacts/']").filter(has=named).first
+        self.page.get_by_text("Artifacts", exact=True).last.click()
+        while not self._is_shown(link):  # until the test's time is up: a list that was empty at first may stay so
+            self.page.reload()
+            self.page.get_by_text("Artifacts", exact=True).last.click()
         self.page.goto(self.url + str(link.get_attribute("href")))  # the list may be drawn anew under a click
         self.page.locator(shows).first.wait_for()
         return self.page.inner_text("main, body")
+
+    def _is_shown(self, what: Locator) -> bool:
+        try:
+            what.wait_for(timeout=_SOON)
+        except PlaywrightTimeout:
+            return False
+        return True
 
     def progress(self, step: str) -> list[int]:
         """Two shares of a step, in percent, as the log on the run's page tells them while it runs."""
