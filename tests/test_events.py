@@ -25,7 +25,7 @@ from darkroom.catalog import images
 from darkroom.errors import RefusedError
 from flows.import_image import import_image
 from flows.parameters.transfer import ImportImage
-from tasks import ordering, summary
+from tasks import mending, summary
 from tasks.logs import JsonLines
 from tasks.systems import Blocks, opened
 
@@ -164,7 +164,7 @@ def test_the_server_waits_for_no_event_that_it_heard_before_its_start():
         leader = UUID(int=(int(follows_made_at * 1000) << 80) | 7)
         resource = {"prefect.resource.id": "prefect.flow-run.x"}
         event = ReceivedEvent(occurred=now("UTC"), event="x", resource=resource, id=uuid4(), follows=leader)
-        asyncio.run(ordering.CausalOrdering("test").wait_for_leader(event))
+        asyncio.run(mending.CausalOrdering("test").wait_for_leader(event))
 
     arrives(time.time() - 3600)
     with pytest.raises(EventArrivedEarly):
