@@ -80,20 +80,16 @@ class Browser:
         """Go from the run's page to an artifact, and wait until it shows something; its text."""
         named = self.page.get_by_text(key, exact=True)
         link = self.page.locator("a[href*='/artifacts/']").filter(has=named).first
-        self.page.get_by_text("Artifacts", exact=True).last.click()
-        while not self._is_shown(link):  # until the test's time is up: a list that was empty at first may stay so
-            self.page.reload()
+        while True:  # until the test's time is up: a list that is empty, since the server was busy, may stay so
             self.page.get_by_text("Artifacts", exact=True).last.click()
-        self.page.goto(self.url + str(link.get_attribute("href")))  # the list may be drawn anew under a click
+            try:
+                path = link.get_attribute("href", timeout=_SOON)
+                break
+            except PlaywrightTimeout:
+                self.page.reload()
+        self.page.goto(f"{self.url}{path}")  # the list may be drawn anew under a click
         self.page.locator(shows).first.wait_for()
         return self.page.inner_text("main, body")
-
-    def _is_shown(self, what: Locator) -> bool:
-        try:
-            what.wait_for(timeout=_SOON)
-        except PlaywrightTimeout:
-            return False
-        return True
 
     def progress(self, step: str) -> list[int]:
         """Two shares of a step, in percent, as the log on the run's page tells them while it runs."""

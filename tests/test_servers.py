@@ -292,11 +292,11 @@ def test_tending_starts_the_keeper_and_removes_what_was_given_up(to, host, small
         query = "UPDATE servers SET created_at = now() - interval '2 days', holder = 'other boot 1 1' WHERE id = %s"
         transaction.execute(query, (begun["server"],))
     with to.catalog.transaction() as transaction:
-        assert servers.given_up(transaction) == []  # on another host, for all that is known
+        assert rows.given_up(transaction, "servers") == []  # on another host, for all that is known
         transaction.execute(
             "UPDATE servers SET holder = %s WHERE id = %s", (f"{os.uname().nodename} boot 1 1", begun["server"])
         )
-        assert [row["name"] for row in servers.given_up(transaction)] == ["web-2"]
+        assert [row["name"] for row in rows.given_up(transaction, "servers")] == ["web-2"]
     keeping.stop(host)
 
     assert tending.tend(to) == {"hosts": ["kvm1"], "removed": ["web-2"]}
