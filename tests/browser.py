@@ -81,7 +81,7 @@ class Browser:
         named = self.page.get_by_text(key, exact=True)
         link = self.page.locator("a[href*='/artifacts/']").filter(has=named).first
         while True:  # until the test's time is up: a list that is empty, since the server was busy, may stay so
-            self.page.get_by_text("Artifacts", exact=True).last.click()
+            self.page.locator(".p-tab-navigation").get_by_text("Artifacts", exact=True).click()
             try:
                 path = link.get_attribute("href", timeout=_SOON)
                 break
