@@ -102,7 +102,7 @@ def show(options: argparse.Namespace) -> int:
             print(f"{name:<10}  {'-' if text in (None, '') else text}")
     for disk in found["disks"]:
         state = "whole" if disk["status"] == "whole" else f"{disk['status']}, {meter.size(disk['hydrated'])} copied"
-        kind = f", volume {disk['volume']}" if disk["volume"] else ""
+        kind = f", volume {disk['volume']}" if disk["volume"] else ", CD-ROM" if disk["medium"] else ""
         sealed = ", encrypted" if disk["encrypted"] else ""
         print(f"{'disk ' + disk['target']:<10}  {meter.size(disk['size'])}, {state}{sealed}{kind}")
     return 0

@@ -48,14 +48,15 @@ class ExportFormatError(RefusedError):
 def export(to: Systems, image: str, target: str, format: str, progress: Progress) -> dict[str, Any]:
     """Write an active image to `target`, a path or s3://bucket/key, and its SHA-256 to `target`.sha256.
 
-    A full-server image becomes a folder, or an OVA if `target` ends so; `format` "" is vmdk then, else qcow2.
+    A full-server image becomes a folder, or an OVA if `target` ends so; `format` "" is vmdk then, raw of an ISO, else
+    qcow2.
     It appears under its name only when it is whole. Raises NotReadableError, TargetExistsError,
     TargetFolderError, ExportFormatError, and DamagedError where the store's bytes are not what was written.
     """
     row = images.get(to.catalog, image)
     reading.require_active(row)
     full = row["type"] == "full"
-    format = format or ("vmdk" if full else "qcow2")
+    format = format or {"full": "vmdk", "iso": "raw"}.get(row["type"], "qcow2")
     if format not in FORMATS:
         raise ExportFormatError(format, " ".join(FORMATS), format)
     if full and target.endswith(".ova") and format != "vmdk":

@@ -16,6 +16,8 @@ from darkroom.nbd.server import NbdServer
 from darkroom.systems import Systems
 
 Progress = Callable[[int, int], None]
+BLANK: Row = {"number": 0, "manifest_digest": None}
+"""In place of a stored disk: one that is read from nothing."""
 _POLL = 0.2
 
 
@@ -30,6 +32,8 @@ def of_image(connection: Connection, image: Row) -> list[Row]:
 
 def insert(to: Systems, connection: Connection, host: Host, image: Row, disk: Row, columns: dict[str, Any]) -> UUID:
     """Make the row of a disk, with its own wraps and its hold on the image; raises NotReadableError, WrapMissingError.
+
+    `disk` is a stored one of the image, or BLANK.
 
     The hold comes first: it locks the image's row against being removed. If the image was deleted just before, that
     shows now.
@@ -50,12 +54,16 @@ def insert(to: Systems, connection: Connection, host: Host, image: Row, disk: Ro
 
 
 def provide(to: Systems, host: Host, disk: Row, progress: Progress, *, full_copy: bool = False) -> None:
-    """Make the file of a disk, unless that is done: over the keeper's export, or as a copy of all bytes."""
+    """Make the file of a disk, unless that is done: blank, over the keeper's export, or as a copy of all bytes."""
     if disk["status"] != "creating":
         return
     path, key = host.disk(disk["id"]), diskkeys.disk_key(to, disk["id"])
-    if full_copy:
-        _copy(to, host, disk, key, progress)
+    blank = disk["manifest_digest"] is None
+    if full_copy or blank:
+        if blank:
+            overlay.create(path, disk["size"], key)
+        else:
+            _copy(to, host, disk, key, progress)
         with to.catalog.transaction() as connection:
             servers.change(connection, "server_disks", disk["id"], status="whole", data_key=None, holder=None)
             connection.execute("DELETE FROM holds WHERE holder = %s", (disk["id"],))
@@ -87,7 +95,8 @@ def give_secrets(to: Systems, libvirt: Any, disks: list[Row]) -> None:
 def as_disk(host: Host, disk: Row) -> Disk:
     """A disk of a domain."""
     kind: Literal["qcow2"] = "qcow2"
-    return Disk(host.disk(disk["id"]), kind, disk["target"], secret=disk["id"] if disk["disk_key"] else None)
+    secret = disk["id"] if disk["disk_key"] else None
+    return Disk(host.disk(disk["id"]), kind, disk["target"], cdrom=disk["medium"], secret=secret)
 
 
 def at_rest(to: Systems, host: Host, disk: Row) -> atrest.Own:

@@ -102,7 +102,7 @@ def existing(to: Systems, request: ImportRequest) -> Row | None:
 def validate(to: Systems, image: str, progress: Progress) -> dict[str, Any]:
     """Refuse a source that is not safe, not what it claims to be, or too large; before QEMU sees it.
 
-    A source of several disks makes a full-server image.
+    A source of several disks makes a full-server image, and an ISO an image of type `iso`.
     """
     with creation.step(to, image) as row, _source(to, row, progress) as source:
         found = _validate(to, row, source)
@@ -118,8 +118,11 @@ def _validate(to: Systems, row: Row, source: sources.Source) -> list[formats.Ins
     told: dict[str, Any] = {"subformat": found[0].subformat, **found[0].details}
     if source.properties:
         told["ovf"] = source.properties
-    columns = {"source_format": found[0].format, "properties": {**row["properties"], "source": told}}
-    kind = "full" if source.further else row["request"]["type"]
+    properties = {**row["properties"], "source": told}
+    kind = "full" if source.further else "iso" if found[0].format == "iso" else row["request"]["type"]
+    if kind == "iso" and found[0].subformat in rules.BOOT_MODES:  # else it boots in both
+        properties["boot_mode"] = found[0].subformat
+    columns = {"source_format": found[0].format, "properties": properties}
     with to.catalog.transaction() as connection:
         uploads.renew_lease(connection, row["id"])
         images.update(connection, row["id"], type=kind, **columns)

@@ -15,6 +15,8 @@ from darkroom.model import GiB, MiB
 
 MEMORY = 2048
 """MiB of a server where nothing is said."""
+ISO_DISK = 20
+"""GiB of the blank disk beside an installation medium where nothing is said; it takes what is written to it."""
 _SLACK = 1 * GiB
 _RESERVED = 0.9
 """How much of the host's memory servers may take in all."""
@@ -55,7 +57,7 @@ class NotBootableError(RefusedError):
     """The image is a data disk."""
 
     code = "not-a-system"
-    what = "servers are made from images of a system or of a full server"
+    what = "servers are made from images of a system or of a full server, or from an ISO"
     default_remedy = "make a volume of it with `darkroom volume create`"
 
 
@@ -85,7 +87,7 @@ class HostFullError(ConflictError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a server gets: `memory` in MiB, sizes of disks in bytes."""
+    """What a server gets: `memory` in MiB, sizes of disks in bytes, with a blank one before a medium."""
 
     memory: int
     sizes: tuple[int, ...]
@@ -105,7 +107,7 @@ def place(host: Host, image: Row, disks: list[Row], wanted: Any) -> Place:
     if architecture != platform.machine():
         raise ArchitectureError(image["name"], architecture, platform.machine())
     memory = _memory(image["name"], properties, wanted.memory)
-    sizes = _sizes(image["name"], properties, disks, wanted.disk)
+    sizes = _sizes(image, disks, wanted.disk)
     mode = _boot_mode(image["name"], properties, disks[0], wanted.boot_mode)
     with compute.open(host.uri) as libvirt:
         network = _network(libvirt, properties, wanted.network)
@@ -126,12 +128,18 @@ def _memory(name: str, properties: dict[str, Any], wanted: int) -> int:
     return int(memory)
 
 
-def _sizes(name: str, properties: dict[str, Any], disks: list[Row], wanted: int) -> tuple[int, ...]:
-    """The first disk grows to what is wanted; the others are as the image has them."""
-    least = max(disks[0]["virtual_size"], (properties.get("min_disk") or 0) * GiB)
-    if wanted and wanted * GiB < least:
-        raise ServerDiskError(name, f"at least {-(-least // GiB)} GiB", f"{wanted} GiB")
-    return (max(wanted * GiB, least), *(disk["virtual_size"] for disk in disks[1:]))
+def _sizes(image: Row, disks: list[Row], wanted: int) -> tuple[int, ...]:
+    """The first disk grows to what is wanted, the others are as the image has them; before an ISO comes a blank one."""
+    sizes = [disk["virtual_size"] for disk in disks]
+    least = (image["properties"].get("min_disk") or 0) * GiB
+    if image["type"] == "iso":
+        first = wanted * GiB or least or ISO_DISK * GiB
+    else:
+        least = max(least, sizes.pop(0))
+        first = wanted * GiB or least
+    if first < least:
+        raise ServerDiskError(image["name"], f"at least {-(-least // GiB)} GiB", f"{wanted} GiB")
+    return (first, *sizes)
 
 
 def _boot_mode(name: str, properties: dict[str, Any], disk: Row, wanted: str) -> Literal["bios", "uefi"]:

@@ -122,7 +122,7 @@ def _guest(to: Systems, row: Row, host: hosts.Host, recorders: list[profiles.Rec
             server = stack.enter_context(NbdServer(recorders[-1], folder / f"{disk['number']}.nbd"))
             throwaway.own(libvirt, server.path)
             serving.append(server)
-            exports.append(Export(server.path, disk["virtual_size"]))
+            exports.append(Export(server.path, disk["virtual_size"], row["type"] == "iso"))
         key = crypto.random_key() if row["key_name"] else b""
         shape = _shape(row, images.disks(to.catalog, row["id"])[0])
         with throwaway.running(host, uuid, exports, shape, folder, _WRITES, key) as guest:

@@ -1,8 +1,8 @@
 """The raw view of a disk image file: its guest-visible bytes, read the fastest way that is safe.
 
-A raw file is its own raw view. A format that only maps units of the disk to places in the file (a sparse VMDK) is
-read in place: its tables were inspected already, and reading through QEMU costs several times the processor time.
-Everything else is QEMU's to decode, confined.
+A raw file is its own raw view, and so is an ISO. A format that only maps units of the disk to places in the file (a
+sparse VMDK) is read in place: its tables were inspected already, and reading through QEMU costs several times the
+processor time. Everything else is QEMU's to decode, confined.
 """
 
 from array import array
@@ -84,7 +84,7 @@ def open_disk(source: Source, inspection: Inspection, folder: Path) -> Iterator[
 
     Raises SourceUnreadableError, SizeMismatchError, and what reading the source raises.
     """
-    if source.is_disk or inspection.format == "raw":
+    if source.is_disk or inspection.format in ("raw", "iso"):
         yield source.reader
     elif inspection.format == "vmdk" and not inspection.details["compressed"]:
         yield _vmdk(source.reader, inspection, source.name)

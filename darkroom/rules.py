@@ -13,7 +13,7 @@ from darkroom.settings import TagLimits
 
 MAX_NAME = 128
 MAX_DESCRIPTION = 1024
-MAX_DISK = {"system": 1024, "data": 2048, "full": 1024}
+MAX_DISK = {"system": 1024, "data": 2048, "full": 1024, "iso": 1024}
 """GiB, by image type."""
 MAX_RAM = 16 * 1024 * 1024
 """MiB."""

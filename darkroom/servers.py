@@ -27,6 +27,7 @@ MAX_USER_DATA = 32 * 1024
 GRACE = 60.0
 """Seconds for which a guest that is asked to stop may take."""
 _SEED_TARGET = "vdz"
+_MEDIUM_TARGET = "sda"
 
 
 class ServerRequestError(RefusedError):
@@ -103,8 +104,12 @@ def register(to: Systems, request: ServerRequest) -> dict[str, str]:
             "request": request.kept(),
         }
         server = servers.insert(connection, "servers", columns)
-        for number, (disk, size) in enumerate(zip(disks, place.sizes, strict=True)):
-            where = {"server_id": server, "target": f"vd{chr(ord('a') + number)}"}
+        if image["type"] == "iso":
+            places = [(hostdisks.BLANK, "vda", False), (disks[0], _MEDIUM_TARGET, True)]
+        else:
+            places = [(disk, f"vd{chr(ord('a') + number)}", False) for number, disk in enumerate(disks)]
+        for (disk, target, medium), size in zip(places, place.sizes, strict=True):
+            where = {"server_id": server, "target": target, "medium": medium}
             hostdisks.insert(to, connection, host, image, disk, {**where, "size": size})
         images.record_event(connection, "create server", image["id"], "started", request.name)
         placing.require_memory(connection, host, place)
@@ -152,6 +157,7 @@ def describe(to: Systems, server: str) -> dict[str, Any]:
             "id": str(disk["id"]),
             "target": disk["target"],
             "volume": disk["volume"],
+            "medium": disk["medium"],
             "size": disk["size"],
             "status": disk["status"],
             "hydrated": disk["size"] if disk["status"] == "whole" else disk["hydrated"],

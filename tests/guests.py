@@ -4,6 +4,7 @@
 a guest that would notice a wrong or missing sector anywhere.
 """
 
+import random
 import subprocess
 import tempfile
 from pathlib import Path
@@ -131,6 +132,45 @@ drive:  .byte 0
         .word 0xaa55
 """
 
+_INSTALLS = """
+.code16
+.globl _start
+_start:
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %ss
+    movw $0x7c00, %sp
+    movw $packet, %si
+    movw $0x4300, %ax
+    movb $0x80, %dl                 # the first hard disk
+    int $0x13
+    movw $said, %si
+    jnc next
+    movw $failed, %si
+next:
+    lodsb
+    testb %al, %al
+    jz off
+    movw $0x3f8, %dx
+    outb %al, %dx
+    jmp next
+off:
+    movw $0x604, %dx
+    movw $0x2000, %ax
+    outw %ax, %dx
+halt:
+    hlt
+    jmp halt
+packet: .byte 16, 0
+        .word 1
+        .word 0x7e00, 0             # the second sector
+        .long 0, 0
+said:   .asciz "installed\\n"
+failed: .asciz "no disk\\n"
+        .org 510
+        .word 0xaa55
+"""
+
 
 def checks(size: int, *, endless: bool = False) -> bytes:
     """The first sector of a disk of `size` bytes whose guest reads all of it, again and again if `endless`."""
@@ -169,6 +209,16 @@ def bootable(path: Path, *, endless: bool = False) -> Path:
 def says(text: str) -> bytes:
     """The first sector of a guest that writes a text to its serial port, and stays."""
     return probe.sector(text=text).replace(_POWERS_OFF, b"\x90" * len(_POWERS_OFF))
+
+
+def medium(path: Path, system: bytes, size: int = 3 << 20) -> Path:
+    """Make an ISO at `path` whose guest writes `system`, a sector, to its first disk, says so, and powers off."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "boot").write_bytes(_assembled(_INSTALLS) + system)
+        Path(folder, "packages").write_bytes(random.Random(1).randbytes(size))
+        words = ["-as", "mkisofs", "-quiet", "-V", "tiny", "-b", "boot", "-no-emul-boot", "-boot-load-size", "4"]
+        subprocess.run(["xorriso", *words, "-o", path, folder], check=True, capture_output=True)
+    return path
 
 
 def floods() -> bytes:

@@ -8,7 +8,7 @@ from darkroom.formats.crc32c import crc32c
 from tests.hostile import Entry, Patch, base, field, named, patched, replaced
 
 EXTERNAL, INVALID, UNKNOWN = "external-reference", "header-invalid", "feature-unknown"
-MISMATCH, POLYGLOT, ISO = "format-mismatch", "polyglot", "iso"
+MISMATCH, POLYGLOT, ISO, HEADER = "format-mismatch", "polyglot", "iso", "header-invalid"
 KiB, MiB = 1024, 1 << 20
 _FAR = 0x7FFFFFFF
 
@@ -201,13 +201,15 @@ def mbr() -> bytes:
 def _iso() -> Iterator[Entry]:
     content = iso()
     udf = replaced(bytes(128 * KiB), 0x8000, b"\0BEA01\1".ljust(2048, b"\0") + b"\0NSR02\1")
-    yield "iso-plain", "iso", ISO, content
-    yield "iso-undeclared", "", ISO, content
-    yield "iso-as-raw", "raw", ISO, content
-    yield "iso-hybrid", "raw", ISO, replaced(content, 0, mbr())
-    yield "iso-udf", "raw", ISO, udf
-    yield "iso-and-zip", "raw", ISO, content + b"PK\5\6" + bytes(18)
-    yield "iso-declared-only", "iso", ISO, bytes(64 * KiB)
+    yield "iso-boot-outside", "iso", HEADER, content
+    yield "iso-undeclared", "", HEADER, content
+    yield "iso-as-raw", "raw", MISMATCH, content
+    yield "iso-hybrid", "raw", MISMATCH, replaced(content, 0, mbr())
+    yield "iso-hybrid-boot-outside", "iso", HEADER, replaced(content, 0, mbr())
+    yield "iso-udf", "raw", MISMATCH, udf
+    yield "iso-udf-alone", "iso", ISO, udf
+    yield "iso-and-zip", "iso", HEADER, content + b"PK\5\6" + bytes(18)
+    yield "iso-declared-only", "iso", MISMATCH, bytes(64 * KiB)
 
 
 def _polyglots() -> Iterator[Entry]:

@@ -30,7 +30,7 @@ from darkroom.rawdisk import RawDisk
 from darkroom.settings import Limits
 
 cases = json.load(sys.stdin)
-for kind in ("raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi"):
+for kind in ("raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi", "iso"):
     detect.inspector(kind)
 files = [os.open(path, os.O_RDONLY) for _, path, _ in cases]
 events = []

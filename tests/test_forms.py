@@ -145,7 +145,7 @@ def test_grouped_fields_are_taken_in_their_group_and_alone():
 
     assert validate({"request": grouped}, schema) == validate({"request": alone}, schema) == []
     assert ImportImage(**grouped) == ImportImage(**alone)
-    for wrong in ({"Checks": {"formt": "raw"}}, {"formt": "raw"}, {"Checks": {"format": 1}}, {"format": "iso"}):
+    for wrong in ({"Checks": {"formt": "raw"}}, {"formt": "raw"}, {"Checks": {"format": 1}}, {"format": "zvhd"}):
         assert validate({"request": SMALLEST | wrong}, schema)
         with pytest.raises(ValidationError):
             ImportImage(**SMALLEST, **wrong)

@@ -110,8 +110,8 @@ def _find(catalog: Catalog, query: str, reference: str, error: type[MissingError
 
 
 def disks(catalog: Catalog, server: UUID) -> list[Row]:
-    """The disks of a server, attached volumes among them, in the order of their targets."""
-    query = "SELECT * FROM server_disks WHERE server_id = %s ORDER BY length(target), target"
+    """The disks of a server, attached volumes among them, in the order of their targets; a medium is the last."""
+    query = "SELECT * FROM server_disks WHERE server_id = %s ORDER BY medium, length(target), target"
     with catalog.transaction() as connection:
         return connection.execute(query, (server,)).fetchall()
 

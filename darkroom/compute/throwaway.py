@@ -41,10 +41,11 @@ class OverfullError(DarkroomError):
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A disk to boot from: the socket of an export, and its size in bytes."""
+    """A disk to boot from, or a medium: the socket of an export, and its size in bytes."""
 
     socket: Path
     size: int
+    medium: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ def running(
             overlay.create(path, export.size, key, export.socket)
             own(libvirt_host, path)
             secret = overlay.give_secret(libvirt_host, uuid, key) if key else None
-            disks.append(Disk(path, "qcow2", f"vd{chr(ord('a') + number)}", secret=secret))
+            target = f"{'sd' if export.medium else 'vd'}{chr(ord('a') + number)}"
+            disks.append(Disk(path, "qcow2", target, cdrom=export.medium, secret=secret))
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(terminal))
         listener.listen(1)

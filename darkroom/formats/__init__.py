@@ -113,12 +113,12 @@ class UnsafeError(RefusedError):
     default_remedy = "convert it with `qemu-img convert` where it was made, and import the result"
 
 
-class IsoError(RefusedError):
-    """An ISO is an installation medium and not a disk."""
+class MediumError(RefusedError):
+    """An ISO that no machine starts from."""
 
     code = "iso"
-    what = "this is an ISO, an installation medium; importing one is to come"
-    default_remedy = "install it in a virtual machine and import that machine's disk"
+    what = "this ISO is no installation medium: no machine starts from it"
+    default_remedy = "give the publisher's bootable ISO; one that holds data alone is of no use to a server"
 
 
 class ZvhdError(RefusedError):
@@ -146,8 +146,6 @@ def inspect(reader: Reader, declared: str, which: str, limits: "Limits") -> Insp
     if len(found) > 1:
         raise PolyglotError(which, "one format", " and ".join(found))
     kind = found[0] if found else "raw"
-    if kind == "iso" or declared == "iso":
-        raise IsoError(which)
     if kind in detect.REFUSED:
         raise detect.REFUSED[kind](which, "a disk image", kind)
     if declared and declared != kind:

@@ -27,7 +27,7 @@ def agree(file: File, ours: Inspection) -> None:
     expected = "qcow2" if ours.format == "qcow" else ours.format
     seen = {inspector.NAME: inspector for inspector in _inspectors(file)}
     # The bytes of a disk come first in these, and with them its partition table.
-    allowed = {"raw", "gpt", expected} if ours.format in ("raw", "vhd") else {"raw", expected}
+    allowed = {"raw", "gpt", expected} if ours.format in ("raw", "vhd", "iso") else {"raw", expected}
     if others := seen.keys() - allowed:
         raise PolyglotError(file.which, ours.format, " and ".join(sorted(others)))
     if ours.format != "vmdk" and (ours.format != "qcow2" or ours.details["extended_l2"]):

@@ -20,8 +20,8 @@ from darkroom.rawdisk import SourceChangedError
 from darkroom.settings import Settings
 
 Progress = Callable[[int, int], None]
-FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi")
-_SUFFIXES = {name: name for name in FORMATS} | {"img": "", "iso": "iso", "zvhd": "zvhd", "zvhd2": "zvhd2", "vpc": "vhd"}
+FORMATS = ("raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi", "iso")
+_SUFFIXES = {name: name for name in FORMATS} | {"img": "", "zvhd": "zvhd", "zvhd2": "zvhd2", "vpc": "vhd"}
 _SIGNED = {"x-amz-signature", "x-amz-credential", "x-amz-security-token", "x-goog-signature"}
 _SIGNED |= {"signature", "sig", "token", "access_token"}
 """Parameters of a query that are credentials in themselves."""

@@ -34,7 +34,7 @@ class ReportImages(Form):
     statuses: list[Literal["queued", "saving", "active", "deactivated", "killed", "deleted"]] = Field(
         [], title="Statuses", description="None: all but deleted."
     )
-    types: list[Literal["system", "data", "full"]] = Field([], title="Types", description="None: all.")
+    types: list[Literal["system", "data", "full", "iso"]] = Field([], title="Types", description="None: all.")
     name: str = Field("", title="Name", description="With * and ? as wild cards; empty: all.")
     family: str = offered("families", "", title="Family", description="None: all.")
     system: str = Field(

@@ -50,7 +50,7 @@ class ImportImage(Form):
     min_disk: int = Field(0, title="Minimum disk (GiB)", description="0: the disk's own size.", ge=0, le=2048)
     min_ram: int = Field(0, title="Minimum memory (MiB)", description="0: no minimum.", ge=0, le=rules.MAX_RAM)
     max_ram: int = Field(0, title="Maximum memory (MiB)", description="0: no maximum.", ge=0, le=rules.MAX_RAM)
-    format: Literal["", "raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi"] = Field(
+    format: Literal["", "raw", "qcow2", "qcow", "qed", "vmdk", "vhd", "vhdx", "vdi", "iso"] = Field(
         "", title="Format", description="What the file must be; none: its name tells, or its header."
     )
     digest: Annotated[str, by(sources.check_digest)] = Field(
