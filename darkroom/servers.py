@@ -104,16 +104,18 @@ def register(to: Systems, request: ServerRequest) -> dict[str, str]:
             "request": request.kept(),
         }
         server = servers.insert(connection, "servers", columns)
-        if image["type"] == "iso":
-            places = [(hostdisks.BLANK, "vda", False), (disks[0], _MEDIUM_TARGET, True)]
-        else:
-            places = [(disk, f"vd{chr(ord('a') + number)}", False) for number, disk in enumerate(disks)]
-        for (disk, target, medium), size in zip(places, place.sizes, strict=True):
-            where = {"server_id": server, "target": target, "medium": medium}
-            hostdisks.insert(to, connection, host, image, disk, {**where, "size": size})
+        for (disk, where), size in zip(_layout(image, disks), place.sizes, strict=True):
+            hostdisks.insert(to, connection, host, image, disk, {**where, "server_id": server, "size": size})
         images.record_event(connection, "create server", image["id"], "started", request.name)
         placing.require_memory(connection, host, place)
     return {"server": str(server), "status": "creating"}
+
+
+def _layout(image: Row, disks: list[Row]) -> list[tuple[Row, Row]]:
+    """Each disk that a server of the image gets, and where: the image's own, or a blank one and the medium."""
+    if image["type"] == "iso":
+        return [(hostdisks.BLANK, {"target": "vda"}), (disks[0], {"target": _MEDIUM_TARGET, "medium": True})]
+    return [(disk, {"target": f"vd{chr(ord('a') + number)}"}) for number, disk in enumerate(disks)]
 
 
 def provide(to: Systems, server: str, request: ServerRequest, progress: Progress) -> dict[str, Any]:

@@ -46,15 +46,8 @@ class Service:
         token = base64.b64encode((self.home / "prefect" / "password").read_bytes().strip()).decode()
         headers = {"content-type": "application/json", "authorization": f"Basic {token}"}
         request = urllib.request.Request(self.api + path, data, headers, method=method)
-        for _ in range(5):
-            try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
-                if error.code != 503:  # SQLite is busy; Prefect's own clients ask again, too
-                    raise
-                time.sleep(1)
-        raise TimeoutError(path)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"null")
 
     def deployment(self, name: str) -> dict:
         title = urllib.parse.quote(name.replace("-", " ").capitalize())

@@ -1,13 +1,11 @@
 """What the audit log tells is told to Prefect and to the log of the run, after it is committed and never before."""
 
-import asyncio
 import json
 import logging
 import queue
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from uuid import UUID, uuid4
 
 import pytest
 from prefect.blocks.webhook import Webhook
@@ -16,16 +14,13 @@ from prefect.events import AutomationCore, EventTrigger
 from prefect.events.actions import CallWebhook
 from prefect.events.filters import EventFilter
 from prefect.events.schemas.automations import Posture
-from prefect.server.events.ordering import EventArrivedEarly
-from prefect.server.events.schemas.events import ReceivedEvent
-from prefect.types._datetime import now
 
 from darkroom import importing
 from darkroom.catalog import images
 from darkroom.errors import RefusedError
 from flows.import_image import import_image
 from flows.parameters.transfer import ImportImage
-from tasks import mending, summary
+from tasks import summary
 from tasks.logs import JsonLines
 from tasks.systems import Blocks, opened
 
@@ -157,15 +152,3 @@ def test_an_automation_calls_a_webhook_when_an_import_fails(prefect_api, to, tmp
     assert told["reason"].startswith("format-mismatch: disk.qcow2: ")
     with to.catalog.transaction() as connection:
         assert told["image"] == str(connection.execute("SELECT id FROM images").fetchone()["id"])
-
-
-def test_the_server_waits_for_no_event_that_it_heard_before_its_start():
-    def arrives(follows_made_at: float) -> None:
-        leader = UUID(int=(int(follows_made_at * 1000) << 80) | 7)
-        resource = {"prefect.resource.id": "prefect.flow-run.x"}
-        event = ReceivedEvent(occurred=now("UTC"), event="x", resource=resource, id=uuid4(), follows=leader)
-        asyncio.run(mending.CausalOrdering("test").wait_for_leader(event))
-
-    arrives(time.time() - 3600)
-    with pytest.raises(EventArrivedEarly):
-        arrives(time.time())
