@@ -9,6 +9,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -55,16 +56,17 @@ class MappedDisk:
         while at < end:
             number, within = divmod(at, self._unit)
             table, entry = divmod(number, self._per_table)
-            start = self._table(table)[entry]
-            here = start + within if start else 0
-            step = min(self._unit - within, end - at)
-            if count and (here == place + count if place and here else place == here):
-                count += step
-            else:
-                if count:
-                    yield place, count
-                place, count = here, step
-            at += step
+            for start in islice(self._table(table), entry, -(-(end - at + within) // self._unit) + entry):
+                here = start + within if start else 0
+                step = min(self._unit - within, end - at)
+                if count and (here == place + count if place and here else place == here):
+                    count += step
+                else:
+                    if count:
+                        yield place, count
+                    place, count = here, step
+                at += step
+                within = 0
         if count:
             yield place, count
 
