@@ -154,6 +154,7 @@ def describe(to: Systems, server: str) -> dict[str, Any]:
     host = hosts.find(to.catalog, row["host"])
     state = _state(host, row["id"])
     names = ("name", "status", "host", "cpus", "memory", "boot_mode", "network", "queues")
+    rows = servers.disks(to.catalog, row["id"])
     disks = [
         {
             "id": str(disk["id"]),
@@ -165,11 +166,12 @@ def describe(to: Systems, server: str) -> dict[str, Any]:
             "hydrated": disk["size"] if disk["status"] == "whole" else disk["hydrated"],
             "encrypted": disk["key_name"] is not None,
         }
-        for disk in servers.disks(to.catalog, row["id"])
+        for disk in rows
     ]
     shown = {name: row[name] for name in names}
     times = {name: row[name].isoformat() if row[name] else None for name in ("created_at", "ready_at")}
-    where = {"addresses": _addresses(host, row["id"])}
+    screen = _screen(host, rows)
+    where = {"addresses": _addresses(host, row["id"]), "screen": str(screen) if screen else None}
     return {"id": str(row["id"]), **shown, **state, **where, "image": str(row["image_id"]), **times, "disks": disks}
 
 
@@ -302,11 +304,17 @@ def _domain(to: Systems, libvirt: Any, host: Host, row: Row) -> Domain:
         network=row["network"],
         queues=row["queues"],
         console=_console(host, row["id"]),
+        screen=_screen(host, rows),
     )
 
 
 def _console(host: Host, server: UUID) -> Path:
     return host.server(server) / "console.log"
+
+
+def _screen(host: Host, disks: list[Row]) -> Path | None:
+    """Where somebody can type: at a server that installs."""
+    return next((host.server(disk["server_id"]) / "screen" for disk in disks if disk["medium"]), None)
 
 
 def _state(host: Host, server: UUID) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Installation media: an ISO becomes an image, a server installs from it, and what it installed is captured."""
 
+import socket
 import struct
 
 import pytest
@@ -42,6 +43,9 @@ def test_a_server_installs_from_an_iso_and_becomes_an_image_that_boots(to, host,
     assert images.get(to.catalog, medium)["type"] == "iso"
 
     server = create(to, disk=3)
+    with socket.socket(socket.AF_UNIX) as screen:
+        screen.connect(server["screen"])
+        assert screen.recv(4) == b"RFB "  # RFC 6143, 7.1.1
     assert says(to, "web-1", b"installed")
     assert domain.wait(lambda: servers.describe(to, "web-1")["state"] == "stopped", 20)
     shown = [(disk["target"], disk["size"], disk["medium"], disk["encrypted"]) for disk in server["disks"]]

@@ -63,6 +63,8 @@ class Domain:
     """The file that takes what the guest writes to its first serial port."""
     terminal: Path | None = None
     """A socket on which somebody takes what the guest writes there, in place of a console."""
+    screen: Path | None = None
+    """A socket on which VNC shows the screen and takes what is typed."""
     transient: bool = False
     """Gone when it stops."""
 
@@ -141,6 +143,8 @@ def _add_console(devices: ElementTree.Element, domain: Domain) -> None:
         _leaf(serial, "log", file=str(domain.console), append="on")
     _leaf(_leaf(devices, "channel", type="unix"), "target", type="virtio", name="org.qemu.guest_agent.0")
     _leaf(_leaf(devices, "video"), "model", type="vga")
+    if domain.screen:
+        _leaf(_leaf(devices, "graphics", type="vnc"), "listen", type="socket", socket=str(domain.screen))
     _leaf(_leaf(devices, "rng", model="virtio"), "backend", model="random").text = "/dev/urandom"
     _leaf(devices, "memballoon", model="virtio")
 

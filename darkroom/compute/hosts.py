@@ -14,7 +14,7 @@ import psycopg
 from darkroom.catalog import DEFAULT_PROJECT, Catalog, Connection, ProjectMissingError, Row, create_project
 from darkroom.errors import ConflictError, MissingError, RefusedError
 
-_STORAGE = re.compile(r"/[A-Za-z0-9._/-]{1,66}")
+_STORAGE = re.compile(r"/[A-Za-z0-9._/-]{1,53}")
 
 
 class HostMissingError(MissingError):
@@ -55,7 +55,7 @@ class StorageError(RefusedError):
     code = "host-storage"
     what = "this folder cannot be the storage of a compute host"
     default_remedy = (
-        "give an absolute path of at most 67 letters, digits, dots, dashes and slashes (sockets need it short)"
+        "give an absolute path of at most 54 letters, digits, dots, dashes and slashes (sockets need it short)"
     )
 
 
