@@ -44,7 +44,9 @@ class CreateServer(Form):
     name: Annotated[str, by(rules.check_name)] = new_name("server")
     cpus: int = Field(1, title="Processors", description="Virtual ones.", ge=1, le=MAX_CPUS)
     memory: int = Field(0, title="Memory (MiB)", description="0: what suits the image.", ge=0, le=rules.MAX_RAM)
-    disk: int = Field(0, title="System disk (GiB)", description="0: the image's own size or minimum.", ge=0, le=2048)
+    disk: int = Field(
+        0, title="System disk (GiB)", description="0: the image's own or its minimum; of an ISO 20.", ge=0, le=2048
+    )
     ssh_key: str = Field("", title="SSH keys", description="Public keys for cloud-init, one a line.")
     user_data: str = Field(
         "",
