@@ -19,6 +19,7 @@ _EL_TORITO = b"EL TORITO SPECIFICATION"
 _CATALOG = struct.Struct("<64xI")
 """Of a boot record, behind its first 7 bytes: two names, and the block of the boot catalog."""
 _ENTRY = struct.Struct("<BBHBBHI20x")
+_WORDS = struct.Struct("<16H")
 _VALIDATION, _SECTION, _LAST_SECTION, _BOOTABLE = 1, 0x90, 0x91, 0x88
 _PLATFORMS = {0: "bios", 0xEF: "uefi"}
 
@@ -55,9 +56,7 @@ def _modes(file: File, catalog: int) -> list[str]:
     """How machines start from the medium: `bios`, `uefi` or both, by the entries of its boot catalog."""
     entries = file.read(catalog * BLOCK, BLOCK, "the boot catalog")
     sound = (
-        entries[0] == _VALIDATION
-        and entries[30:32] == b"\x55\xaa"
-        and not sum(memoryview(entries[:32]).cast("H")) & 0xFFFF
+        entries[0] == _VALIDATION and entries[30:32] == b"\x55\xaa" and not sum(_WORDS.unpack_from(entries)) & 0xFFFF
     )
     file.require(sound, "a boot catalog", "none")
     found, platform = set(), entries[1]
