@@ -61,7 +61,11 @@ def open_systems(
 
 def identity(catalog: Catalog, object_store: Store, key_manager: KeyManager) -> dict[str, str]:
     """Which systems these are, without a secret: what two processes that work with the same agree on."""
-    return {"catalog": catalog.identity(), "object store": object_store.url, "key manager": key_manager.url}
+    return {
+        "catalog": catalog.identity(),
+        "object store": f"{object_store.url} {object_store.endpoint_url}".rstrip(),
+        "key manager": f"{key_manager.url} {key_manager.endpoint_url}".rstrip(),
+    }
 
 
 def catalog_dsn(settings: Settings) -> str:

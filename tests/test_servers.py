@@ -14,6 +14,7 @@ from darkroom import keyring, servers, sharing, tending
 from darkroom.catalog import Catalog, create_project, images
 from darkroom.catalog import servers as rows
 from darkroom.compute import connection, domain, keeping, overlay
+from darkroom.keys import open_keys
 from darkroom.model import GiB
 from darkroom.placing import (
     ArchitectureError,
@@ -27,9 +28,13 @@ from darkroom.placing import (
 )
 from darkroom.reading import NotReadableError
 from darkroom.settings import Settings
+from darkroom.store import open_store
+from darkroom.systems import identity as identity_of
 from darkroom.systems import open_key_manager, open_object_store, open_systems
 from tests import computing, operations
 from tests.computing import create, image_of, request_for, says
+
+KEYS = ("access", "secret")
 
 
 @pytest.fixture
@@ -270,6 +275,17 @@ def test_a_keeper_with_other_systems_is_noticed_by_whoever_needs_it(to, shared_t
     os.kill(pid, signal.SIGTERM)
     assert domain.wait(lambda: not keeping.control(host).exists(), 20)
     assert keeping.ensure(to, host)["pid"] != pid
+
+
+@pytest.mark.parametrize("what", ["store", "keys"])
+def test_the_same_bucket_or_region_on_another_server_is_another_system(to, what):
+    def identity(endpoint: str) -> dict[str, str]:
+        settings = Settings(s3_endpoint_url=endpoint, kms_endpoint_url=endpoint)
+        store, keys = open_store("s3://images/one", settings, KEYS), open_keys("aws-kms://x", settings, KEYS)
+        named = dataclasses.replace(to, **{what: {"store": store, "keys": keys}[what]})
+        return identity_of(named.catalog, named.store, named.keys)
+
+    assert identity("http://one:1") == identity("http://one:1") != identity("http://two:1")
 
 
 def test_a_rotated_key_still_opens_the_disks_that_are_under_it(to, host, small_disk):

@@ -116,6 +116,8 @@ class KeyManager(Protocol):
     """The keys of one project. Whatever uses a key raises KeyMissingError, KeyDisabledError or KeyForbiddenError."""
 
     url: str
+    endpoint_url: str
+    """The server that they are on, where that does not go without saying; else empty."""
     project: str
 
     def create(self, name: str) -> None:

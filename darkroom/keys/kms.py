@@ -67,6 +67,7 @@ class KmsKeys:
 
     def __init__(self, region: str, endpoint_url: str, project: str, credentials: tuple[str, str] | None) -> None:
         self.url = f"aws-kms://{region}"
+        self.endpoint_url = endpoint_url
         self.project = project
         self._prefix = f"{_ROOT}{_encode(project)}/"
         with self._errors(""):

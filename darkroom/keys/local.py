@@ -42,6 +42,7 @@ class LocalKeys:
     def __init__(self, path: Path, project: str) -> None:
         self.path = path
         self.url = str(path)
+        self.endpoint_url = ""
         self.project = project
 
     def create(self, name: str) -> None:

@@ -74,6 +74,8 @@ class Store(Protocol):
 
     url: str
     """Where it is, without credentials."""
+    endpoint_url: str
+    """The server that it is on, where that does not go without saying; else empty."""
 
     def put(self, key: str, parts: Iterable[Buffer], size: int) -> None:
         """Write an object of exactly `size` bytes, durably; it appears whole or not at all, replacing any other.

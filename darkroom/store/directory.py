@@ -36,6 +36,7 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = str(root)
+        self.endpoint_url = ""
 
     def put(self, key: str, parts: Iterable[Buffer], size: int) -> None:
         """Write, sync, rename, sync the folder: after a power cut the object is whole or not there."""

@@ -95,6 +95,7 @@ class S3Store:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self.endpoint_url = endpoint_url
         with self._errors(""):
             self._client = new_client(endpoint_url, credentials)
 
