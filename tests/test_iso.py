@@ -114,10 +114,23 @@ def test_a_medium_that_was_cut_off_is_refused(iso):
         inspected(iso)
 
 
-def test_a_medium_that_boots_by_uefi_says_so_and_one_that_does_not_boot_is_refused(iso):
+def for_both(iso):
+    """Have the boot catalog name an image for UEFI, too; where the catalog is."""
     at = catalog_at(iso)
     section = struct.pack("<BBH28x", 0x91, 0xEF, 1) + struct.pack("<BBHBBHI20x", 0x88, 0, 0, 0, 0, 8, 40)
     patched(iso, at + 64, section)
+    return at
+
+
+def test_a_medium_for_both_starts_in_either_way(to, host, iso):
+    for_both(iso)
+    operations.import_image(to, iso)
+
+    assert create(to, boot_mode="uefi")["state"] == create(to, name="web-2", boot_mode="bios")["state"] == "running"
+
+
+def test_a_medium_that_boots_by_uefi_says_so_and_one_that_does_not_boot_is_refused(iso):
+    at = for_both(iso)
     assert inspected(iso).subformat == "bios and uefi"
 
     patched(iso, at + 32, b"\0")

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from darkroom import proving, servers, volumes
-from darkroom.compute import checks, connection
+from darkroom.compute import checks, connection, domain
 from darkroom.proving import ProofRequest
 from darkroom.volumes import VolumeRequest
 from tests import computing, guests, hosts, operations
@@ -75,7 +75,18 @@ def test_the_life_of_a_sealed_server_and_of_its_volume(to, host, small_disk, tmp
         image = capture(to, named, name, all_disks=True, key="gold")
         assert (content(to, image), content(to, image, 1)) == (changed, data.read_bytes())
         servers.stop(to, "web-1", force=True)
+    assert volumes.detach(to, "data-1")["server"] is None
     assert servers.start(to, "web-1")["state"] == "running"
+    assert volumes.attach(to, "data-1", "web-1")["server"] == "web-1"
+
+
+def test_a_server_installs_from_a_sealed_medium(to, host, tmp_path):
+    operations.import_image(to, guests.medium(tmp_path / "tiny.iso", guests.says("login: ")), key="gold")
+
+    server = create(to)
+
+    assert Path(server["screen"]).owner() == USER
+    assert domain.wait(lambda: b"installed" in servers.console(to, "web-1").read_bytes(), 60)
 
 
 def test_a_plain_server_boots_by_uefi_twice(to, host, small_disk):
