@@ -12,6 +12,7 @@ from darkroom import creation, formats, lifecycle, rawview, rules, sources
 from darkroom.catalog import Row, images, uploads
 from darkroom.errors import RefusedError
 from darkroom.model import Reader
+from darkroom.sources.ova import OvaInvalidError
 from darkroom.systems import Systems
 
 Progress = Callable[[int, int], None]
@@ -114,6 +115,8 @@ def _validate(to: Systems, row: Row, source: sources.Source) -> list[formats.Ins
     if source.further and row["request"]["type"] == "data":
         raise ManyDisksError(source.name, "one disk", f"{len(source.disks)}")
     found = [_inspect(to, row, disk) for disk in source.disks]
+    if source.further and any(each.format == "iso" for each in found):
+        raise OvaInvalidError(source.name, "disks alone", "an ISO among them")
     rules.check_disk_fits(row["request"]["min_disk"], found[0].virtual_size, source.name)
     told: dict[str, Any] = {"subformat": found[0].subformat, **found[0].details}
     if source.properties:

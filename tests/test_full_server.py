@@ -10,7 +10,7 @@ from darkroom import exporting, importing, ovf, reading, rules
 from darkroom.catalog import images
 from darkroom.errors import DarkroomError
 from darkroom.model import MiB
-from tests import operations
+from tests import guests, operations
 
 
 @pytest.fixture
@@ -89,6 +89,20 @@ def test_every_disk_is_inspected(to, disks, build, qemu_img):
 def test_a_data_image_of_several_disks_is_refused(to, disks, build):
     with pytest.raises(importing.ManyDisksError):
         operations.import_image(to, build(disks), type="data")
+
+
+def test_an_iso_among_the_disks_is_refused(to, disks, build, tmp_path):
+    build(disks[:2])
+    folder = tmp_path / "of-server.ova"
+    size = (folder / "d1.vmdk").stat().st_size
+    iso = guests.medium(folder / "d1.iso", guests.says("login: "))
+    told = (folder / "box.ovf").read_text().replace("d1.vmdk", iso.name).replace(str(size), str(iso.stat().st_size))
+    (folder / "box.ovf").write_text(told)
+    members = ["box.ovf", "d0.vmdk", iso.name]
+    subprocess.run(["tar", "-cf", tmp_path / "with-iso.ova", "-C", folder, *members], check=True)
+
+    with pytest.raises(DarkroomError, match="expected disks alone, found an ISO"):
+        operations.import_image(to, tmp_path / "with-iso.ova")
 
 
 def test_what_goes_out_as_an_ova_comes_in_the_same(to, disks, build, tmp_path, qemu_img):
