@@ -2,7 +2,7 @@
 
 import argparse
 
-from darkroom import lifecycle
+from darkroom import lifecycle, rules
 from darkroom.catalog.listing import Filter
 
 
@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser, *, whose: bool = True) -> None:
         parser.add_argument(option, action="append", default=[], dest=name, metavar="KEY[=VALUE]", help=help)
     statuses = sorted(lifecycle.MOVES)
     parser.add_argument("--status", action="append", default=[], choices=statuses, help="by default all but deleted")
-    parser.add_argument("--type", action="append", default=[], choices=("system", "data", "full", "iso"))
+    parser.add_argument("--type", action="append", default=[], choices=tuple(rules.MAX_DISK))
     parser.add_argument("--os", default="", metavar="SYSTEM", help="the beginning of its name, such as Linux or Debian")
     parser.add_argument("--name", default="", metavar="PATTERN", help="with * and ? as wild cards, such as 'web*'")
     parser.add_argument("--family", default="")

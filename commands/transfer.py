@@ -45,7 +45,9 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "target", help="a path or s3://bucket/key, which must not exist; a full-server image takes .ova"
     )
-    parser.add_argument("--format", choices=exporting.FORMATS, default="", help="qcow2; of a full-server image vmdk")
+    parser.add_argument(
+        "--format", choices=exporting.FORMATS, default="", help="qcow2; of a full-server image vmdk, of an ISO raw"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=export)
 

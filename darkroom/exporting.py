@@ -49,8 +49,7 @@ def export(to: Systems, image: str, target: str, format: str, progress: Progress
     """Write an active image to `target`, a path or s3://bucket/key, and its SHA-256 to `target`.sha256.
 
     A full-server image becomes a folder, or an OVA if `target` ends so; `format` "" is vmdk then, raw of an ISO, else
-    qcow2.
-    It appears under its name only when it is whole. Raises NotReadableError, TargetExistsError,
+    qcow2. It appears under its name only when it is whole. Raises NotReadableError, TargetExistsError,
     TargetFolderError, ExportFormatError, and DamagedError where the store's bytes are not what was written.
     """
     row = images.get(to.catalog, image)

@@ -58,20 +58,18 @@ def provide(to: Systems, host: Host, disk: Row, progress: Progress, *, full_copy
     if disk["status"] != "creating":
         return
     path, key = host.disk(disk["id"]), diskkeys.disk_key(to, disk["id"])
-    blank = disk["manifest_digest"] is None
-    if full_copy or blank:
-        if blank:
-            overlay.create(path, disk["size"], key)
-        else:
-            _copy(to, host, disk, key, progress)
+    if disk["manifest_digest"] is None:
+        overlay.create(path, disk["size"], key)
+    elif full_copy:
+        _copy(to, host, disk, key, progress)
+    else:
+        overlay.create(path, disk["size"], key, keeping.serve(to, host, disk["id"]))
         with to.catalog.transaction() as connection:
-            servers.change(connection, "server_disks", disk["id"], status="whole", data_key=None, holder=None)
-            connection.execute("DELETE FROM holds WHERE holder = %s", (disk["id"],))
+            servers.change(connection, "server_disks", disk["id"], status="lazy", holder=None)
         return
-    socket = keeping.serve(to, host, disk["id"])
-    overlay.create(path, disk["size"], key, socket)
     with to.catalog.transaction() as connection:
-        servers.change(connection, "server_disks", disk["id"], status="lazy", holder=None)
+        servers.change(connection, "server_disks", disk["id"], status="whole", data_key=None, holder=None)
+        connection.execute("DELETE FROM holds WHERE holder = %s", (disk["id"],))
 
 
 def remove(to: Systems, host: Host, disk: Row) -> None:

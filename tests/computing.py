@@ -62,6 +62,11 @@ def says(host, server, count=1, seconds=90):
     return set(found)
 
 
+def writes(to, reference, text, seconds=60):
+    """Whether a guest writes this to its serial port in time."""
+    return domain.wait(lambda: text in servers.console(to, reference).read_bytes(), seconds)
+
+
 def becomes_whole(to, host, reference="web-1", seconds=90):
     def whole():
         return all(disk["status"] == "whole" for disk in servers.describe(to, reference)["disks"])

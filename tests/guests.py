@@ -14,7 +14,7 @@ from darkroom.compute import probe
 SECTOR = 512
 _POWERS_OFF = bytes.fromhex("ba0406 b80020 ef")
 _BATCH = 64
-_SOURCE = f"""
+_START = """
 .code16
 .globl _start
 _start:
@@ -23,6 +23,20 @@ _start:
     movw %ax, %es
     movw %ax, %ss
     movw $0x7c00, %sp
+"""
+_OFF = """
+    movw $0x604, %dx
+    movw $0x2000, %ax
+    outw %ax, %dx
+halt:
+    hlt
+    jmp halt
+"""
+_SIGNATURE = """
+    .org 510
+    .word 0xaa55
+"""
+_SOURCE = f"""
     cld
     movb %dl, drive
 again:
@@ -78,12 +92,7 @@ decimal:
     movb $ENDLESS, %al
     testb %al, %al
     jnz again
-    movw $0x604, %dx
-    movw $0x2000, %ax
-    outw %ax, %dx
-halt:
-    hlt
-    jmp halt
+{_OFF}
 failed:
     movb $'E', %al
     call put
@@ -101,18 +110,9 @@ count:  .word 0
         .word 0, 0x1000             # to 1000:0000
 lba:    .long 0, 0
 drive:  .byte 0
-        .org 510
-        .word 0xaa55
 """
 
 _FILLS = f"""
-.code16
-.globl _start
-_start:
-    xorw %ax, %ax
-    movw %ax, %ds
-    movw %ax, %ss
-    movw $0x7c00, %sp
     movb %dl, drive
 next:
     movw $packet, %si
@@ -128,18 +128,9 @@ packet: .byte 16, 0
         .word 0, 0xf000             # from the firmware, which is not zeros
 lba:    .long 1, 0
 drive:  .byte 0
-        .org 510
-        .word 0xaa55
 """
 
-_INSTALLS = """
-.code16
-.globl _start
-_start:
-    xorw %ax, %ax
-    movw %ax, %ds
-    movw %ax, %ss
-    movw $0x7c00, %sp
+_INSTALLS = f"""
     movw $packet, %si
     movw $0x4300, %ax
     movb $0x80, %dl                 # the first hard disk
@@ -155,20 +146,13 @@ next:
     outb %al, %dx
     jmp next
 off:
-    movw $0x604, %dx
-    movw $0x2000, %ax
-    outw %ax, %dx
-halt:
-    hlt
-    jmp halt
+{_OFF}
 packet: .byte 16, 0
         .word 1
         .word 0x7e00, 0             # the second sector
         .long 0, 0
 said:   .asciz "installed\\n"
 failed: .asciz "no disk\\n"
-        .org 510
-        .word 0xaa55
 """
 
 
@@ -180,7 +164,7 @@ def checks(size: int, *, endless: bool = False) -> bytes:
 def _assembled(source: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         code, elf, raw = (Path(folder, name) for name in ("code.s", "code.elf", "code"))
-        code.write_text(source)
+        code.write_text(_START + source + _SIGNATURE)
         subprocess.run(["as", "--32", "-o", elf, code], check=True)
         subprocess.run(["ld", "-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", raw, elf], check=True)
         sector = raw.read_bytes()

@@ -28,11 +28,6 @@ def iso(tmp_path):
     return guests.medium(tmp_path / "tiny.iso", guests.says("debian login: "))
 
 
-def says(to, server, text):
-    """Whether the guest says this within a minute."""
-    return domain.wait(lambda: text in servers.console(to, server).read_bytes(), 60)
-
-
 def prove(to, image, text=""):
     return proving.prove(to, image, ProofRequest(text=text, seconds=120), operations.quiet)
 
@@ -46,7 +41,7 @@ def test_a_server_installs_from_an_iso_and_becomes_an_image_that_boots(to, host,
     with socket.socket(socket.AF_UNIX) as screen:
         screen.connect(server["screen"])
         assert screen.recv(4) == b"RFB "  # RFC 6143, 7.1.1
-    assert says(to, "web-1", b"installed")
+    assert computing.writes(to, "web-1", b"installed")
     assert domain.wait(lambda: servers.describe(to, "web-1")["state"] == "stopped", 20)
     shown = [(disk["target"], disk["size"], disk["medium"], disk["encrypted"]) for disk in server["disks"]]
     assert shown == [("vda", 3 * GiB, False, bool(key)), ("sda", iso.stat().st_size, True, bool(key))]
@@ -61,7 +56,7 @@ def test_a_server_installs_from_an_iso_and_becomes_an_image_that_boots(to, host,
 
     # It starts from its disk from now on, and the medium becomes whole while it runs.
     servers.start(to, "web-1")
-    assert says(to, "web-1", b"login:")
+    assert computing.writes(to, "web-1", b"login:")
     computing.becomes_whole(to, host)
     servers.delete(to, "web-1")
     computing.assert_nothing_left(to, host)

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from darkroom import proving, servers, volumes
-from darkroom.compute import checks, connection, domain
+from darkroom.compute import checks, connection
 from darkroom.proving import ProofRequest
 from darkroom.volumes import VolumeRequest
 from tests import computing, guests, hosts, operations
@@ -86,7 +86,7 @@ def test_a_server_installs_from_a_sealed_medium(to, host, tmp_path):
     server = create(to)
 
     assert Path(server["screen"]).owner() == USER
-    assert domain.wait(lambda: b"installed" in servers.console(to, "web-1").read_bytes(), 60)
+    assert computing.writes(to, "web-1", b"installed")
 
 
 def test_a_plain_server_boots_by_uefi_twice(to, host, small_disk):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from darkroom.formats import Inspection, MediumError
 from darkroom.formats.fields import File
 
-BLOCK = 2048
+_BLOCK = 2048
 _VOLUMES = 16
 """The block of the first volume descriptor."""
 _MOST_VOLUMES = 64
@@ -32,7 +32,7 @@ def inspect(file: File) -> Inspection:
         if kind == _PRIMARY:
             (blocks,) = struct.unpack_from("<I", descriptor, 80)
             (block,) = struct.unpack_from("<H", descriptor, 128)
-            file.require(block == BLOCK, f"blocks of {BLOCK} bytes", block)
+            file.require(block == _BLOCK, f"blocks of {_BLOCK} bytes", block)
             size = blocks * block
         elif kind == _BOOT and descriptor[7:].startswith(_EL_TORITO):
             catalog = _CATALOG.unpack_from(descriptor, 7)[0]
@@ -46,7 +46,7 @@ def inspect(file: File) -> Inspection:
 def _descriptors(file: File) -> Iterator[tuple[int, bytes]]:
     """The kind and the bytes of each volume descriptor of the standard."""
     for number in range(_VOLUMES, _VOLUMES + _MOST_VOLUMES):
-        descriptor = file.read(number * BLOCK, BLOCK, "a volume descriptor")
+        descriptor = file.read(number * _BLOCK, _BLOCK, "a volume descriptor")
         if descriptor[1:6] != _STANDARD or descriptor[0] == _END:
             return
         yield descriptor[0], descriptor
@@ -54,17 +54,17 @@ def _descriptors(file: File) -> Iterator[tuple[int, bytes]]:
 
 def _modes(file: File, catalog: int) -> list[str]:
     """How machines start from the medium: `bios`, `uefi` or both, by the entries of its boot catalog."""
-    entries = file.read(catalog * BLOCK, BLOCK, "the boot catalog")
+    entries = file.read(catalog * _BLOCK, _BLOCK, "the boot catalog")
     sound = (
         entries[0] == _VALIDATION and entries[30:32] == b"\x55\xaa" and not sum(_WORDS.unpack_from(entries)) & 0xFFFF
     )
     file.require(sound, "a boot catalog", "none")
     found, platform = set(), entries[1]
-    for at in range(_ENTRY.size, BLOCK, _ENTRY.size):
+    for at in range(_ENTRY.size, _BLOCK, _ENTRY.size):
         kind, second, _, _, _, _, start = _ENTRY.unpack_from(entries, at)
         if kind in (_SECTION, _LAST_SECTION):
             platform = second
         elif kind == _BOOTABLE:
-            file.require(0 < start * BLOCK < file.size, f"what boots within {file.size} bytes", f"block {start}")
+            file.require(0 < start * _BLOCK < file.size, f"what boots within {file.size} bytes", f"block {start}")
             found.add(_PLATFORMS.get(platform, ""))
     return sorted(found - {""})

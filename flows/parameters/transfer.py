@@ -85,6 +85,6 @@ class ExportImage(Form):
         min_length=1,
     )
     format: Literal["", "qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"] = Field(
-        "", title="Format", description="Of each file; none: qcow2, of a full-server image vmdk."
+        "", title="Format", description="Of each file; none: qcow2, of a full-server image vmdk, of an ISO raw."
     )
     blocks: SystemBlocks = blocks()
