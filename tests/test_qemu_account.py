@@ -38,9 +38,10 @@ def host(to, catalog_url, libvirt_uri, home, short_folder):
     short_folder.chmod(0o700)
 
 
-def account_of(name):
-    """The account under which the QEMU of a domain runs."""
-    found = subprocess.run(["pgrep", "-f", f"guest={name}-"], capture_output=True, text=True, check=True)
+def account_of(server):
+    """The account under which the QEMU of a server runs."""
+    name = f"guest={server['name']}-{UUID(server['id']).hex[:8]}"  # other test runs have servers of the same name
+    found = subprocess.run(["pgrep", "-f", name], capture_output=True, text=True, check=True)
     return pwd.getpwuid(os.stat(f"/proc/{found.stdout.strip()}").st_uid).pw_name
 
 
@@ -57,7 +58,7 @@ def test_the_life_of_a_sealed_server_and_of_its_volume(to, host, small_disk, tmp
     named = SimpleNamespace(name="web-1")
 
     server = create(to)
-    assert account_of("web-1") == USER
+    assert account_of(server) == USER
     assert (disk_of(server, host).owner(), disk_of(server, host).stat().st_mode & 0o777) == (USER, 0o600)
     assert says(host, server) == {expected}
     assert servers.screenshot(to, "web-1").startswith(b"\x89PNG")
